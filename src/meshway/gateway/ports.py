@@ -1,0 +1,158 @@
+"""What the use cases need from the outside rooms; assembly wires the implementations in."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from meshway.kernel.deadline import Deadline
+from meshway.kernel.ids import AgentId, ContextId, KeyId, TaskId
+from meshway.kernel.operations import AgentOperation
+from meshway.kernel.principal import Principal
+from meshway.registry.values import Agent, CardFacts, Instance
+from meshway.tasks.values import TaskSeen
+
+__all__ = [
+    "AgentCall",
+    "AgentReply",
+    "AgentStream",
+    "AgentTransport",
+    "ApiKey",
+    "ApiKeyCreated",
+    "ApiKeys",
+    "Authenticator",
+    "CardReader",
+    "Credentials",
+    "EgressRules",
+    "SecretBox",
+    "StreamEvent",
+]
+
+
+@dataclass(slots=True)
+class AgentCall:
+    """One call of an agent. `payload` is the wire request: made by an edge, read by the transport, opaque in between."""
+
+    agent_id: AgentId
+    operation: AgentOperation
+    principal: Principal
+    deadline: Deadline | None
+    payload: object
+    task_id: TaskId | None = None
+    context_id: ContextId | None = None
+    # W3C trace context and the like: sent to the agent as they are, names in lower case.
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
+@dataclass(slots=True)
+class AgentReply:
+    """A whole answer in the caller's own dialect, ready to be sent."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    task: TaskSeen | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
+@dataclass(slots=True)
+class StreamEvent:
+    """One server-sent event in the caller's dialect, framed, ending in a blank line."""
+
+    frame: bytes
+    task: TaskSeen | None = None
+
+
+@dataclass(slots=True)
+class AgentStream:
+    """An answer that goes on: `events` must be closed (`aclose`) by whoever stops reading, which closes the upstream."""
+
+    events: AsyncIterator[StreamEvent]
+    headers: Sequence[tuple[bytes, bytes]] = field(default=())
+
+
+class AgentTransport(Protocol):
+    """How the hub speaks to an instance."""
+
+    async def call(self, agent: Agent, instance: Instance, call: AgentCall) -> AgentReply | AgentStream:
+        """One attempt at one instance; whether the answer streams is decided by what the agent sends.
+
+        Raises: UpstreamUnreachable (no byte was sent: another instance may be tried), UpstreamBroken, UpstreamInvalid,
+        DeadlineExceeded (may_have_acted), OperationUnsupported (the instance speaks no dialect of ours), EgressDenied.
+        """
+
+
+class CardReader(Protocol):
+    """Agent cards, A2A 1.0 and 0.3."""
+
+    async def fetch(self, url: str, *, credential: str | None = None) -> CardFacts:
+        """GET the card below the base URL. Raises: UpstreamUnreachable, UpstreamInvalid, InvalidRequest, EgressDenied."""
+
+    def read(self, document: bytes) -> CardFacts:
+        """Check a posted card. Raises: InvalidRequest with every wrong field, PayloadTooLarge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request showed: the key's text, or None."""
+
+    key: str | None
+
+
+class Authenticator(Protocol):
+    """Who is this? Synchronous and from memory: it stands before every request."""
+
+    def authenticate(self, credentials: Credentials) -> Principal:
+        """Raises: Unauthenticated when a key is wrong, expired or revoked, or demanded and absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key without its secret."""
+
+    id: KeyId
+    name: str
+    scopes: tuple[str, ...]
+    created_at_ms: int
+    expires_at_ms: int | None = None
+    revoked_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyCreated:
+    """The only time the secret is shown."""
+
+    key: ApiKey
+    secret: str
+
+
+class ApiKeys(Protocol):
+    """Administration of API keys."""
+
+    async def create(self, name: str, scopes: Sequence[str], *, expires_at_ms: int | None = None) -> ApiKeyCreated:
+        """Raises: InvalidRequest."""
+
+    async def list_keys(self) -> Sequence[ApiKey]:
+        """All keys, revoked ones too, oldest first."""
+
+    async def revoke(self, key_id: KeyId) -> ApiKey:
+        """Effective at once. Raises: KeyNotFound."""
+
+
+class EgressRules(Protocol):
+    """Where the hub may connect to on behalf of others."""
+
+    def check_url(self, url: str, *, field: str = "url") -> None:
+        """Form, scheme and literal address. Raises: InvalidRequest or EgressDenied naming `field`."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Addresses the hub may dial for this host, checked after resolution. Raises: EgressDenied, UpstreamUnreachable."""
+
+
+class SecretBox(Protocol):
+    """Seals credentials for storage: authenticated encryption under the hub's `secret.key`."""
+
+    def seal(self, plaintext: str, *, context: str) -> str:
+        """Text that only `open` with the same context reads."""
+
+    def open(self, sealed: str, *, context: str) -> str:
+        """Raises: StoreCorrupt when it was sealed by another key, for another context, or changed."""

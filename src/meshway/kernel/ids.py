@@ -1,0 +1,58 @@
+"""Names of things. Ids are NewTypes over str: the type says what they name, the wire sees plain text."""
+
+import re
+import uuid
+from typing import NewType
+
+from meshway.kernel.errors import FieldError, InvalidRequest
+
+__all__ = [
+    "AgentId",
+    "ContextId",
+    "InstanceId",
+    "KeyId",
+    "PrincipalId",
+    "TaskId",
+    "new_id",
+    "parse_agent_id",
+    "parse_instance_id",
+]
+
+AgentId = NewType("AgentId", str)
+InstanceId = NewType("InstanceId", str)
+TaskId = NewType("TaskId", str)
+ContextId = NewType("ContextId", str)
+KeyId = NewType("KeyId", str)
+PrincipalId = NewType("PrincipalId", str)
+
+# A DNS label: it fits a path segment, a host name and a NATS subject token without escaping.
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# `GET /v1/agents/watch` is the change feed, so no agent may be called that.
+_RESERVED_AGENT_IDS = frozenset({"watch"})
+
+
+def new_id() -> str:
+    """A fresh random id, 36 characters (UUID 4): as long as the A2A SDK's database columns allow."""
+    return str(uuid.uuid4())
+
+
+def parse_agent_id(text: str, *, field: str = "id") -> AgentId:
+    """Check an agent id. Raises: InvalidRequest naming `field`."""
+    if text in _RESERVED_AGENT_IDS:
+        raise _invalid(field, f"{text!r} is reserved; choose another id")
+    return AgentId(_label(text, field))
+
+
+def parse_instance_id(text: str, *, field: str = "instance") -> InstanceId:
+    """Check an instance id; same alphabet as agent ids. Raises: InvalidRequest naming `field`."""
+    return InstanceId(_label(text, field))
+
+
+def _label(text: str, field: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise _invalid(field, "use 1 to 63 characters a-z, 0-9 and '-', beginning and ending with a letter or digit")
+    return text
+
+
+def _invalid(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

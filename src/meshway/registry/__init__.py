@@ -1,0 +1,1 @@
+"""Who is there: agents, their instances, cards and presence."""

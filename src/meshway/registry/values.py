@@ -1,0 +1,98 @@
+"""Agents as the hub knows them. Frozen: a change makes a new value, so readers never see half of one."""
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from meshway.kernel.ids import AgentId, InstanceId, PrincipalId
+
+__all__ = ["Agent", "AgentInterface", "AgentSettings", "AgentState", "CardFacts", "Instance", "Skill"]
+
+
+class AgentState(enum.Enum):
+    """Of an instance; an agent's own is that of its best instance: online, suspect, draining, offline."""
+
+    ONLINE = "online"
+    SUSPECT = "suspect"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+
+
+class AgentInterface(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how an instance is spoken to. `binding`: JSONRPC, HTTP+JSON, GRPC; `version`: 1.0, 0.3."""
+
+    url: str
+    binding: str
+    version: str
+    tenant: str | None = None
+
+
+class Skill(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    description: str
+    tags: tuple[str, ...] = ()
+
+
+class CardFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub reads from an agent card of either version.
+
+    `document` is the card as canonical A2A 1.0 JSON with every unknown field kept; `original` the bytes as they came.
+    Both are UTF-8 JSON text, so that a stored agent stays readable.
+    """
+
+    name: str
+    description: str
+    version: str
+    skills: tuple[Skill, ...]
+    interfaces: tuple[AgentInterface, ...]
+    streaming: bool
+    push_notifications: bool
+    extended_card: bool
+    document: str
+    original: str
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an operator may set per agent."""
+
+    # Bound of a unary call when the caller gives none; None: the hub's default (60 s).
+    timeout_ms: int | None = None
+    # Which card the hub serves: A2A 1.0 (or 0.3 to who asks for it), both in one, or 0.3 always.
+    card: Literal["1.0", "union", "0.3"] = "1.0"
+    # Ask silent instances for their card now and then. Never on for agents registered by card.
+    probe: bool = True
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One replica that is called by URL. `lease_until_ms` None: it never sent a heartbeat, so it has no lease."""
+
+    id: InstanceId
+    url: str
+    interfaces: tuple[AgentInterface, ...]
+    labels: dict[str, str] = {}
+    # Calls at once; None is no limit of its own.
+    capacity: int | None = None
+    # Share of traffic relative to its siblings.
+    weight: int = 1
+    state: AgentState = AgentState.SUSPECT
+    state_since_ms: int = 0
+    last_seen_ms: int | None = None
+    lease_until_ms: int | None = None
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A name that can be called. Stored whole; `v` is the record's format."""
+
+    id: AgentId
+    card: CardFacts
+    instances: tuple[Instance, ...]
+    registered_at_ms: int
+    registered_by: PrincipalId
+    settings: AgentSettings = AgentSettings()
+    # True when registered by URL: then the hub may probe it and refetch its card.
+    by_url: bool = True
+    # The agent's own upstream credential, sealed by the SecretBox; dropped when the origin changes.
+    credential: str | None = None
+    v: int = 1

@@ -1,0 +1,1 @@
+"""Tasks: who owns which, and what the hub last saw of them."""
