@@ -1,0 +1,1 @@
+"""Public helpers for tests: what Meshway tests itself with."""
