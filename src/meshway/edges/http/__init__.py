@@ -1,0 +1,1 @@
+"""The HTTP server that all inbound edges share: limits, raw exchanges below ASGI, draining."""

@@ -1,0 +1,149 @@
+"""One raw request and its answer, below ASGI: what a handler of the data plane reads and writes.
+
+A handler answers once: `respond` for a whole answer, or `start_stream`, any number of `send` and `end`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Protocol
+
+from meshway.edges.http.flow import WriteFlow
+
+__all__ = ["Exchange", "ExchangeHandler", "ExchangeOwner", "HeaderPairs"]
+
+HeaderPairs = Sequence[tuple[bytes, bytes]]
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
+
+
+class ExchangeOwner(Protocol):
+    """The connection an exchange belongs to."""
+
+    def default_header_lines(self) -> bytes:
+        """Header lines of every answer (date), each ended by CRLF."""
+
+    def exchange_finished(self, exchange: "Exchange") -> None:
+        """The answer is written; the next request may start."""
+
+
+class Exchange:
+    """`headers` have lower-case names and trimmed values, the last of a repeated one; `path` is percent-encoded."""
+
+    __slots__ = (
+        "_chunked",
+        "_flow",
+        "_owner",
+        "_transport",
+        "body",
+        "handler",
+        "headers",
+        "http_10",
+        "keep_alive",
+        "last_write",
+        "method",
+        "path",
+        "query",
+        "response_complete",
+        "response_started",
+        "task",
+    )
+
+    def __init__(
+        self,
+        owner: ExchangeOwner,
+        transport: asyncio.Transport,
+        flow: WriteFlow,
+        method: bytes,
+        target: tuple[bytes, bytes],
+        headers: dict[bytes, bytes],
+        handler: "ExchangeHandler",
+    ) -> None:
+        self._owner = owner
+        self._transport = transport
+        self._flow = flow
+        self._chunked = True
+        self.method = method
+        self.path, self.query = target
+        self.headers = headers
+        self.handler = handler
+        self.body: bytes = b""
+        self.keep_alive = True
+        self.http_10 = False
+        self.response_started = False
+        self.response_complete = False
+        self.last_write = 0.0
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def is_streaming(self) -> bool:
+        return self.response_started and not self.response_complete
+
+    def respond(self, status: int, content_type: bytes, body: bytes, headers: HeaderPairs = ()) -> None:
+        """Send a whole answer. Does nothing when the client is gone."""
+        self.response_started = True
+        lines = [_STATUS_LINES[status], self._owner.default_header_lines()]
+        if content_type:
+            lines.append(b"content-type: %b\r\n" % content_type)
+        lines.extend(b"%b: %b\r\n" % pair for pair in headers)
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        if status != 304:
+            lines.append(b"content-length: %d\r\n" % len(body))
+        lines.append(b"\r\n")
+        if self.method != b"HEAD" and status not in (204, 304):
+            lines.append(body)
+        self._transport.write(b"".join(lines))
+        self._finish()
+
+    def start_stream(self, status: int, content_type: bytes, headers: HeaderPairs = ()) -> None:
+        """Send the head of an answer that goes on; HTTP/1.0 clients get it close-delimited."""
+        self.response_started = True
+        if self.http_10:
+            self._chunked = False
+            self.keep_alive = False
+        lines = [_STATUS_LINES[status], self._owner.default_header_lines(), b"content-type: %b\r\n" % content_type]
+        lines.extend(b"%b: %b\r\n" % pair for pair in headers)
+        if self._chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self._transport.write(b"".join(lines))
+
+    def send(self, chunk: bytes) -> None:
+        """Send a part of a stream; call `drain` before the next one where `must_drain` says so."""
+        if self.response_complete or not chunk:
+            return
+        self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        self.last_write = self._flow.now()
+
+    @property
+    def must_drain(self) -> bool:
+        """The client is slower than the agent: stop reading until `drain` returns."""
+        return self._flow.paused
+
+    async def drain(self) -> None:
+        """Wait until the client has taken what was written. The server's sweep cuts clients that never do."""
+        await self._flow.drained()
+
+    def end(self) -> None:
+        """End a stream. Idempotent."""
+        if self.response_complete:
+            return
+        if self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+        self._finish()
+
+    def abort(self) -> None:
+        """Cut the connection: the only honest end of a stream that broke after its head."""
+        self.keep_alive = False
+        self.response_complete = True
+        self._transport.abort()
+
+    def _finish(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self._transport.close()
+        self._owner.exchange_finished(self)
+
+
+ExchangeHandler = Callable[[Exchange], Awaitable[None]]

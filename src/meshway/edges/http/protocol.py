@@ -1,0 +1,341 @@
+"""The connection: uvicorn's httptools protocol, entered below ASGI for the data plane.
+
+Requests whose first path segment has a raw handler become an `Exchange`; all others go on to the ASGI application
+through uvicorn's own code. Both share one parser, one pipeline and the limits (docs/internals/http-server.md).
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from meshway.edges.http.early import EARLY_STATUS, PROBLEM_TYPE, early_problem
+from meshway.edges.http.exchange import Exchange
+from meshway.edges.http.flow import WriteFlow
+from meshway.edges.http.runtime import HttpRuntime
+from meshway.kernel.errors import Forbidden, InvalidRequest, MeshwayError, PayloadTooLarge, TooManyInFlight
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+__all__ = ["HubProtocol"]
+
+
+class HubProtocol(HttpToolsProtocol):
+    """One client connection. uvicorn makes it; `runtime` is bound by assembly with functools.partial."""
+
+    # An exchange stands in uvicorn's pipeline where its own cycles do: both say `response_complete` and `keep_alive`.
+    cycle: Exchange | RequestResponseCycle | None  # type: ignore[assignment]  # uvicorn knows its own cycle only
+
+    def __init__(
+        self,
+        config: "Config",
+        server_state: "ServerState",
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        runtime: HttpRuntime,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.runtime = runtime
+        self.limits = runtime.settings
+        self.write_flow = WriteFlow(self.loop)
+        # The raw request whose body is being read.
+        self._incoming: Exchange | None = None
+        self._body_parts: list[bytes] = []
+        self._body_bytes = 0
+        # Raw exchanges whose answers are not complete: one, or more when the client pipelines.
+        self._open: list[Exchange] = []
+        # A request has begun and is not whole yet: since when, and how many bytes of head it has had.
+        self._message_begun = False
+        self._head_complete = False
+        self._head_bytes = 0
+        self._listed_bytes = 0
+        self._since = 0.0
+        self._rejected = False
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        connections = self.runtime.connections
+        connections.add(self)
+        if len(connections) > self.limits.connections_max:
+            text = (
+                f"The hub has its maximum of {self.limits.connections_max} connections open ([http] connections_max)."
+            )
+            self._reject(503, TooManyInFlight(text))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.runtime.connections.discard(self)
+        for exchange in self._open:
+            exchange.response_complete = True
+            if exchange.task is not None:
+                exchange.task.cancel()
+        self._open.clear()
+        self.write_flow.resume()
+        if isinstance(self.cycle, Exchange):
+            self.cycle = None
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.write_flow.pause()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.write_flow.resume()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._rejected:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._incoming is None and not self._open and self._should_upgrade():
+                self.handle_websocket_upgrade()
+            return
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._reject_unless_done(cause if isinstance(cause, MeshwayError) else None)
+            return
+        if self._message_begun:
+            self._count_unfinished(len(data))
+
+    def _count_unfinished(self, received: int) -> None:
+        if not self._since:
+            self._since = self.loop.time()
+        if self._head_complete:
+            return
+        self._head_bytes += received
+        if self._head_bytes > self.limits.header_bytes_max:
+            self._reject(431, self._head_too_large())
+
+    # --- httptools callbacks ---
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._message_begun = True
+        self._head_complete = False
+        self._head_bytes = 0
+        self._listed_bytes = 0
+        self._since = 0.0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        value = value.strip()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self._listed_bytes += len(name) + len(value) + 4
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._head_complete = True
+        if self._rejected:
+            return
+        limits = self.limits
+        if len(self.headers) > limits.headers_max or self._listed_bytes + len(self.url) > limits.header_bytes_max:
+            self._reject(431, self._head_too_large())
+            return
+        headers = dict(self.headers)
+        if not self._admit(headers):
+            return
+        path, _, query = self._target().partition(b"?")
+        handler = self.runtime.routes.get(path[1:].partition(b"/")[0])
+        if handler is None:
+            self._begin_asgi()
+            return
+        self._begin_raw(
+            Exchange(self, self.transport, self.write_flow, self.parser.get_method(), (path, query), headers, handler)
+        )
+
+    def _admit(self, headers: dict[bytes, bytes]) -> bool:
+        if b"host" in headers and sum(name == b"host" for name, _ in self.headers) > 1:
+            self._reject(400, InvalidRequest("The request has more than one Host header."))
+            return False
+        try:
+            self.runtime.gate.check(headers)
+        except Forbidden as error:
+            self._reject(403, error)
+            return False
+        return True
+
+    def on_body(self, body: bytes) -> None:
+        if self._rejected:
+            return
+        if self._incoming is None:
+            super().on_body(body)
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > self.limits.body_bytes_max:
+            self._reject(413, self._body_too_large())
+            return
+        self._body_parts.append(body)
+
+    def on_message_complete(self) -> None:
+        self._message_begun = False
+        self._since = 0.0
+        if self._rejected:
+            return
+        exchange = self._incoming
+        if exchange is None:
+            super().on_message_complete()
+            return
+        self._incoming = None
+        parts = self._body_parts
+        exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        previous = self.cycle
+        self.cycle = exchange
+        self._open.append(exchange)
+        if previous is None or previous.response_complete:
+            self._start_raw(exchange)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]  # _start_asgi_task tells them apart
+
+    # --- from a parsed head to a running handler ---
+
+    def _begin_asgi(self) -> None:
+        url, headers = self.url, self.headers
+        expect = self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers = headers
+        self.scope["headers"] = headers
+        self.expect_100_continue = expect
+        super().on_headers_complete()
+
+    def _begin_raw(self, exchange: Exchange) -> None:
+        exchange.http_10 = self.parser.get_http_version() == "1.0"
+        exchange.keep_alive = self.parser.should_keep_alive() and not self.runtime.is_draining
+        declared = exchange.headers.get(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > self.limits.body_bytes_max:
+            self._reject(413, self._body_too_large())
+            return
+        self._incoming = exchange
+        self._body_bytes = 0
+        if self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _start_asgi_task(self, cycle: Exchange | RequestResponseCycle, app: "ASGI3Application") -> None:
+        if isinstance(cycle, Exchange):
+            self._start_raw(cycle)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_raw(self, exchange: Exchange) -> None:
+        task = self.loop.create_task(self._serve(exchange))
+        exchange.task = task
+        # The server owns the tasks of its connections: it waits for them when draining, then cancels them.
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await exchange.handler(exchange)
+        except Exception as error:  # noqa: BLE001  the boundary of a request: one bad handler must not stop the server
+            self.runtime.report_crash(exchange.path.decode("ascii", "replace"), error)
+            self._fail(exchange)
+        else:
+            if not exchange.response_complete:
+                self._fail(exchange)
+
+    def _fail(self, exchange: Exchange) -> None:
+        if exchange.response_started:
+            exchange.abort()
+        elif not exchange.response_complete:
+            exchange.keep_alive = False
+            exchange.respond(500, PROBLEM_TYPE, early_problem(500, "The hub failed on this request; its log says why."))
+
+    # --- ExchangeOwner ---
+
+    def default_header_lines(self) -> bytes:
+        return self.runtime.default_header_lines(self.server_state.default_headers)
+
+    def exchange_finished(self, exchange: Exchange) -> None:
+        if exchange in self._open:
+            self._open.remove(exchange)
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.flow.resume_reading()
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.flow.resume_reading()
+            if not self._message_begun:
+                self._since = self.loop.time()
+
+    # --- limits ---
+
+    def sweep(self, now: float) -> None:
+        """Cut what is too slow, keep silent streams alive; called twice a second for every connection."""
+        if self.write_flow.paused:
+            if now - self.write_flow.paused_since > self.limits.write_stall_ms / 1000:
+                self.transport.abort()
+            return
+        if self._open:
+            for exchange in self._open:
+                if exchange.is_streaming and now - exchange.last_write > self.limits.sse_keep_alive_ms / 1000 - 0.25:
+                    exchange.send(b": keep-alive\n\n")
+        elif self._since:
+            self._sweep_reading(now - self._since)
+
+    def _sweep_reading(self, waited: float) -> None:
+        if not self._message_begun:
+            if waited > self.limits.keep_alive_ms / 1000 and (self.cycle is None or self.cycle.response_complete):
+                self.transport.close()
+        elif not self._head_complete:
+            if waited > self.limits.header_timeout_ms / 1000:
+                self._reject(408, f"The request's headers took longer than {self.limits.header_timeout_ms} ms.")
+        elif waited > self.limits.body_timeout_ms / 1000:
+            self._reject(408, f"The request's body took longer than {self.limits.body_timeout_ms} ms.")
+
+    def _reject_unless_done(self, cause: MeshwayError | None) -> None:
+        error = cause or InvalidRequest("This is not an HTTP/1.1 request the hub can read.")
+        self._reject(EARLY_STATUS.get(error.code, 400), error)
+
+    def _reject(self, status: int, error: MeshwayError | str) -> None:
+        """Answer and close, unless an earlier answer is still on its way: then only close after it."""
+        if self._rejected or self.transport.is_closing():
+            return
+        self._rejected = True
+        busy = bool(self._open) or (
+            self.cycle is not None and not self.cycle.response_complete and self.cycle.keep_alive
+        )
+        if busy:
+            for exchange in self._open:
+                exchange.keep_alive = False
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
+            return
+        body = early_problem(status, error)
+        head = b"HTTP/1.1 %d \r\n%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
+            status, self.default_header_lines(), PROBLEM_TYPE, len(body),
+        )  # fmt: skip
+        self.transport.write(head + body)
+        self.transport.close()
+
+    def _target(self) -> bytes:
+        if self.url.startswith(b"/"):
+            return self.url
+        parsed = httptools.parse_url(self.url)
+        query = b"?" + parsed.query if parsed.query else b""
+        return (parsed.path or b"/") + query
+
+    def _head_too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"The request's headers exceed {self.limits.header_bytes_max} bytes or {self.limits.headers_max} lines."
+        )
+
+    def _body_too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"The body exceeds {self.limits.body_bytes_max} bytes ([http] body_bytes_max).")

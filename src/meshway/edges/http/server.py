@@ -1,0 +1,72 @@
+"""The listening server: uvicorn, with our connections and a drain that tells streams about it."""
+
+import asyncio
+import functools
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.lifespan.off import LifespanOff
+
+from meshway.edges.http.protocol import HubProtocol
+from meshway.edges.http.runtime import HttpRuntime
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+__all__ = ["HubServer"]
+
+
+class HubServer(uvicorn.Server):
+    """`on_drain` is called once, as soon as a signal asks the hub to stop, before listeners close."""
+
+    def __init__(self, app: "ASGIApp", runtime: HttpRuntime, *, on_drain: Callable[[], None]) -> None:
+        settings = runtime.settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=functools.partial(HubProtocol, runtime=runtime),  # type: ignore[arg-type]  # any factory will do
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=settings.keep_alive_ms // 1000,
+                # Longer than the drain itself: uvicorn's own time-out would log running work as an error.
+                timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + 5,
+            )
+        )
+        self.lifespan = LifespanOff(self.config)
+        self._runtime = runtime
+        self._on_drain = on_drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._runtime.is_draining:
+            self._runtime.is_draining = True
+            self._on_drain()
+        # Not captured for uvicorn to raise again: draining to the end is a clean exit, status 0.
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def serve_on(self, listener: socket.socket) -> None:
+        """Serve until SIGTERM or SIGINT, then drain: running calls finish within the bound, streams are told."""
+        async with asyncio.TaskGroup() as duties:
+            sweep = duties.create_task(self._runtime.run_sweep())
+            drain = duties.create_task(self._bound_drain())
+            try:
+                await self.serve(sockets=[listener])
+            finally:
+                sweep.cancel()
+                drain.cancel()
+
+    async def _bound_drain(self) -> None:
+        while not self.should_exit:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(self._runtime.settings.drain_timeout_ms / 1000)
+        # Handlers see the cancellation, tell their clients, and end.
+        for task in tuple(self.server_state.tasks):
+            task.cancel("the hub is shutting down")
