@@ -1,6 +1,6 @@
 """What the use cases need from the outside rooms; assembly wires the implementations in."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(slots=True)
 class AgentCall:
-    """One call of an agent. `payload` is the wire request: made by an edge, read by the transport, opaque in between."""
+    """One call of an agent. `payload` is the wire request: made by an edge, read by the transport, opaque here."""
 
     agent_id: AgentId
     operation: AgentOperation
@@ -64,10 +64,14 @@ class StreamEvent:
 
 @dataclass(slots=True)
 class AgentStream:
-    """An answer that goes on: `events` must be closed (`aclose`) by whoever stops reading, which closes the upstream."""
+    """An answer that goes on. Whoever has it closes it, however reading ended."""
 
-    events: AsyncIterator[StreamEvent]
+    events: AsyncGenerator[StreamEvent, None]
     headers: Sequence[tuple[bytes, bytes]] = field(default=())
+
+    async def aclose(self) -> None:
+        """Close the events and with them the upstream. Idempotent."""
+        await self.events.aclose()
 
 
 class AgentTransport(Protocol):
@@ -85,7 +89,10 @@ class CardReader(Protocol):
     """Agent cards, A2A 1.0 and 0.3."""
 
     async def fetch(self, url: str, *, credential: str | None = None) -> CardFacts:
-        """GET the card below the base URL. Raises: UpstreamUnreachable, UpstreamInvalid, InvalidRequest, EgressDenied."""
+        """GET the card below the base URL.
+
+        Raises: UpstreamUnreachable, UpstreamInvalid, InvalidRequest, EgressDenied.
+        """
 
     def read(self, document: bytes) -> CardFacts:
         """Check a posted card. Raises: InvalidRequest with every wrong field, PayloadTooLarge."""
@@ -145,7 +152,10 @@ class EgressRules(Protocol):
         """Form, scheme and literal address. Raises: InvalidRequest or EgressDenied naming `field`."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Addresses the hub may dial for this host, checked after resolution. Raises: EgressDenied, UpstreamUnreachable."""
+        """Addresses the hub may dial for this host, checked after resolution.
+
+        Raises: EgressDenied, UpstreamUnreachable.
+        """
 
 
 class SecretBox(Protocol):

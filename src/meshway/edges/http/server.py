@@ -42,6 +42,7 @@ class HubServer(uvicorn.Server):
         self.lifespan = LifespanOff(self.config)
         self._runtime = runtime
         self._on_drain = on_drain
+        self._duties: asyncio.TaskGroup
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self._runtime.is_draining:
@@ -55,17 +56,21 @@ class HubServer(uvicorn.Server):
     async def serve_on(self, listener: socket.socket) -> None:
         """Serve until SIGTERM or SIGINT, then drain: running calls finish within the bound, streams are told."""
         async with asyncio.TaskGroup() as duties:
+            self._duties = duties
             sweep = duties.create_task(self._runtime.run_sweep())
-            drain = duties.create_task(self._bound_drain())
             try:
                 await self.serve(sockets=[listener])
             finally:
                 sweep.cancel()
-                drain.cancel()
 
-    async def _bound_drain(self) -> None:
-        while not self.should_exit:
-            await asyncio.sleep(0.1)
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        bound = self._duties.create_task(self._cut_what_outlives_the_drain())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            bound.cancel()
+
+    async def _cut_what_outlives_the_drain(self) -> None:
         await asyncio.sleep(self._runtime.settings.drain_timeout_ms / 1000)
         # Handlers see the cancellation, tell their clients, and end.
         for task in tuple(self.server_state.tasks):

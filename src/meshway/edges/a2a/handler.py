@@ -1,0 +1,182 @@
+"""Everything below `/a2a/`: from a raw exchange to a call of the gateway and back.
+
+One request reads top to bottom: `handle` finds agent and route, `_read` makes an A2ARequest of it, `_answer` calls the
+gateway, `_relay` writes a stream. Errors are rendered once, in `handle`, in the dialect of the caller.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from meshway.edges.a2a.cards import CardRoute, answer_card, card_route
+from meshway.edges.a2a.meter import CallMeter
+from meshway.edges.a2a.ports import A2AServices
+from meshway.edges.http.exchange import Exchange
+from meshway.gateway.ports import AgentCall, AgentStream
+from meshway.kernel.errors import AgentNotFound, Draining, FieldError, InvalidRequest, MeshwayError
+from meshway.kernel.ids import AgentId, ContextId, TaskId
+from meshway.kernel.operations import AgentOperation
+from meshway.kernel.principal import Principal
+from meshway.protocols.a2a.dialect import JSONRPC_0_3, JSONRPC_1_0, REST_0_3, REST_1_0, Dialect
+from meshway.protocols.a2a.errors import render_error, render_stream_error
+from meshway.protocols.a2a.requests import A2ARequest, RequestRefused, read_jsonrpc, read_rest
+from meshway.protocols.a2a.tasklist import encode_task_list, read_list_query
+
+__all__ = ["A2AEdge"]
+
+_SSE_HEADERS = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+_PREFIX = len(b"/a2a/")
+
+
+class A2AEdge:
+    """The raw handler of the first path segment `a2a`."""
+
+    def __init__(self, services: A2AServices) -> None:
+        self._services = services
+        self._meter = CallMeter(services.metrics)
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request. Never raises but for bugs and cancellation."""
+        agent, _, rest = exchange.path[_PREFIX:].decode("ascii", "replace").partition("/")
+        headers = exchange.headers
+        started = self._services.clock.monotonic_ms()
+        dialect, request_id, method, outcome = _presumed_dialect(rest, headers), b"null", "unknown", "ok"
+        self._meter.in_flight += 1
+        try:
+            route = card_route(rest, headers, exchange.query)
+            if route is not None and exchange.method in (b"GET", b"HEAD"):
+                method = "GetAgentCard"
+                self._card(exchange, agent, route)
+                return
+            principal = self._services.principal_of(headers)
+            request = _read(exchange, rest)
+            dialect, request_id, method = request.dialect, request.request_id, request.operation.value
+            await self._answer(exchange, agent, request, principal)
+        except RequestRefused as refused:
+            outcome = refused.error.code
+            _refuse(exchange, refused.error, refused.dialect, refused.request_id, agent)
+        except MeshwayError as error:
+            outcome = error.code
+            _refuse(exchange, error, dialect, request_id, agent)
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            _refuse(exchange, Draining("The hub is shutting down.", retry_after_ms=1_000), dialect, request_id, agent)
+            raise
+        finally:
+            self._meter.in_flight -= 1
+            # An unknown agent's name is the caller's text: as a label it would grow without bound.
+            label = "" if outcome == AgentNotFound.code else agent
+            self._meter.count(label, method, outcome, (self._services.clock.monotonic_ms() - started) / 1000)
+
+    def _card(self, exchange: Exchange, agent: str, route: CardRoute) -> None:
+        card = self._services.serve_card.execute(AgentId(agent), host=exchange.headers.get(b"host", b""), want=route)
+        answer_card(exchange, card)
+
+    async def _answer(self, exchange: Exchange, agent: str, request: A2ARequest, principal: Principal) -> None:
+        if request.operation is AgentOperation.LIST_TASKS:
+            await self._list_tasks(exchange, agent, request, principal)
+            return
+        if request.operation is AgentOperation.GET_EXTENDED_CARD:
+            self._services.serve_card.refuse_extended(AgentId(agent))
+        call = AgentCall(
+            agent_id=AgentId(agent),
+            operation=request.operation,
+            principal=principal,
+            deadline=None,
+            payload=request,
+            task_id=TaskId(request.task_id) if request.task_id is not None else None,
+            context_id=ContextId(request.context_id) if request.context_id is not None else None,
+            headers=self._services.trace_of(exchange.headers),
+        )
+        answer = await self._services.call_agent.execute(call, timeout_ms=_timeout_ms(exchange.headers))
+        if isinstance(answer, AgentStream):
+            await self._relay(exchange, answer, request)
+        else:
+            exchange.respond(answer.status, answer.content_type, answer.body, answer.headers)
+
+    async def _list_tasks(self, exchange: Exchange, agent: str, request: A2ARequest, principal: Principal) -> None:
+        query = read_list_query(request)
+        page = await self._services.list_tasks.execute(principal, AgentId(agent), query)
+        body = encode_task_list(
+            request,
+            page.tasks,
+            next_page_token=page.next_page_token,
+            page_size=query.page_size,
+            total_size=page.total_size,
+        )
+        exchange.respond(200, b"application/json", body)
+
+    async def _relay(self, exchange: Exchange, stream: AgentStream, request: A2ARequest) -> None:
+        """Write events as they come, no faster than the client reads; an error after the head becomes an event."""
+        self._meter.open_streams += 1
+        events = stream.events
+        try:
+            exchange.start_stream(200, b"text/event-stream", _SSE_HEADERS)
+            async for event in events:
+                exchange.send(event.frame)
+                if exchange.must_drain:
+                    await exchange.drain()
+            exchange.end()
+        except MeshwayError as error:
+            exchange.send(render_stream_error(error, request.dialect, request.request_id))
+            exchange.end()
+        finally:
+            self._meter.open_streams -= 1
+            await stream.aclose()
+
+
+def _read(exchange: Exchange, rest: str) -> A2ARequest:
+    headers = exchange.headers
+    version = _text(headers.get(b"a2a-version"))
+    extensions = _text(headers.get(b"a2a-extensions") or headers.get(b"x-a2a-extensions"))
+    content_type = _text(headers.get(b"content-type"))
+    query = exchange.query.decode("ascii", "replace")
+    if version is None and query:
+        version = _query_version(query)
+    if rest == "" and exchange.method == b"POST":
+        return read_jsonrpc(exchange.body, version=version, content_type=content_type, extensions=extensions)
+    return read_rest(
+        exchange.method.decode("ascii"), "/" + unquote(rest), query, exchange.body,
+        version=version, content_type=content_type, extensions=extensions,
+    )  # fmt: skip
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value is not None else None
+
+
+def _query_version(query: str) -> str | None:
+    """`?A2A-Version=1.0` stands for the header (A2A 1.0, 3.6.1)."""
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if name.lower() == "a2a-version":
+            return unquote(value)
+    return None
+
+
+def _presumed_dialect(rest: str, headers: Mapping[bytes, bytes]) -> Dialect:
+    """The dialect of errors met before the request could be read."""
+    if rest == "":
+        return JSONRPC_1_0 if headers.get(b"a2a-version", b"").startswith(b"1") else JSONRPC_0_3
+    return REST_0_3 if rest.startswith("v1/") else REST_1_0
+
+
+def _timeout_ms(headers: Mapping[bytes, bytes]) -> int | None:
+    text = headers.get(b"meshway-timeout-ms")
+    if text is None:
+        return None
+    if not text.isdigit() or not 0 < int(text[:12]) <= 86_400_000:
+        message = "give whole milliseconds from 1 to 86400000"
+        raise InvalidRequest(f"Meshway-Timeout-Ms: {message}", fields=[FieldError("Meshway-Timeout-Ms", message)])
+    return int(text)
+
+
+def _refuse(exchange: Exchange, error: MeshwayError, dialect: Dialect, request_id: bytes, agent: str) -> None:
+    if exchange.response_complete:
+        return
+    if exchange.response_started:
+        exchange.send(render_stream_error(error, dialect, request_id))
+        exchange.end()
+        return
+    reply = render_error(error, dialect, request_id, agent=agent)
+    exchange.respond(reply.status, reply.content_type, reply.body, reply.headers)

@@ -1,0 +1,147 @@
+"""The relay's outbound half: choose how to speak to an instance, send, and give the answer in the caller's dialect.
+
+Where caller and instance speak the same dialect, bodies and events pass through as the bytes they are.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, SecretBox, StreamEvent
+from meshway.kernel.deadline import Deadline
+from meshway.kernel.errors import DeadlineExceeded, OperationUnsupported
+from meshway.protocols.a2a.dialect import Binding, Dialect, Version
+from meshway.protocols.a2a.inbound import StreamTranslator, decode_reply
+from meshway.protocols.a2a.outbound import WireRequest, encode_request
+from meshway.protocols.a2a.requests import A2ARequest
+from meshway.registry.values import Agent, AgentInterface, Instance
+from meshway.upstreams.a2a.settings import A2AUpstreamSettings
+from meshway.upstreams.http1 import Http1Client, Http1Response, Origin
+
+__all__ = ["A2ATransport"]
+
+_EVENT_STREAM = b"text/event-stream"
+_OTHER_VERSION = {Version.V1_0: Version.V0_3, Version.V0_3: Version.V1_0}
+_OTHER_BINDING = {Binding.JSONRPC: Binding.HTTP_JSON, Binding.HTTP_JSON: Binding.JSONRPC}
+# JSON-RPC, and the REST sends: always POST, never with an id in the path.
+_FIXED_PATHS = frozenset({"", "/message:send", "/message:stream", "/v1/message:send", "/v1/message:stream"})
+# Prepared heads kept; one per interface and kind of request in use.
+_HEADS_MAX = 4_096
+
+HeaderTuple = tuple[tuple[bytes, bytes], ...]
+
+
+class A2ATransport:
+    """AgentTransport over our own HTTP/1.1 client."""
+
+    def __init__(self, client: Http1Client, *, box: SecretBox, settings: A2AUpstreamSettings) -> None:
+        self._client = client
+        self._box = box
+        self._settings = settings
+        self._heads: dict[tuple[str, str, HeaderTuple, str | None], tuple[Origin, bytes]] = {}
+
+    async def call(self, agent: Agent, instance: Instance, call: AgentCall) -> AgentReply | AgentStream:
+        """See AgentTransport."""
+        request = call.payload
+        assert isinstance(request, A2ARequest)
+        interface = choose_interface(instance, request.dialect)
+        filled = call.context_id if request.context_id is None else None
+        wire = encode_request(request, interface, context_id=filled)
+        origin, head = self._head(agent, interface, wire)
+        response = await self._client.exchange(
+            origin, _assemble(head, wire, call), deadline=self._deadline_s(call.deadline), method=wire.method
+        )
+        content_type = response.header(b"content-type") or b""
+        if response.status == 200 and content_type.startswith(_EVENT_STREAM):
+            return AgentStream(_events(response, StreamTranslator(request, interface), call.deadline))
+        body = await response.read()
+        reply = decode_reply(request, interface, response.status, content_type, body)
+        return AgentReply(reply.status, reply.content_type, reply.body, reply.task)
+
+    def _deadline_s(self, deadline: Deadline | None) -> float | None:
+        if deadline is None:
+            return asyncio.get_running_loop().time() + self._settings.stream_first_byte_ms / 1000
+        # The loop's clock is the monotonic clock that made the deadline.
+        return deadline.at_ms / 1000
+
+    def _head(self, agent: Agent, interface: AgentInterface, wire: WireRequest) -> tuple[Origin, bytes]:
+        """Request line and the headers that do not change from call to call; made once where no task id is in them."""
+        key = (interface.url, wire.path, wire.headers, agent.credential)
+        known = self._heads.get(key) if not wire.query else None
+        if known is not None:
+            return known
+        origin, base = Origin.parse(interface.url)
+        made = (origin, self._make_head(origin, base, agent, wire))
+        if wire.path in _FIXED_PATHS and not wire.query:
+            if len(self._heads) >= _HEADS_MAX:
+                self._heads.clear()
+            self._heads[key] = made
+        return made
+
+    def _make_head(self, origin: Origin, base: str, agent: Agent, wire: WireRequest) -> bytes:
+        target = base.rstrip("/") + wire.path if wire.path else base
+        if wire.query:
+            target += ("&" if "?" in target else "?") + wire.query
+        lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (wire.method, target.encode("ascii"), origin.host_header)]
+        lines.extend(b"%b: %b\r\n" % pair for pair in wire.headers)
+        if agent.credential is not None:
+            lines.append(credential_header(self._box.open(agent.credential, context=agent.id)))
+        return b"".join(lines)
+
+
+def _assemble(head: bytes, wire: WireRequest, call: AgentCall) -> bytes:
+    lines = [head]
+    lines.extend(b"%b: %b\r\n" % pair for pair in call.headers)
+    if wire.method != b"GET":
+        lines.append(b"content-length: %d\r\n" % len(wire.body))
+    lines.append(b"\r\n")
+    lines.append(wire.body)
+    return b"".join(lines)
+
+
+def credential_header(credential: str) -> bytes:
+    """The header line of an agent's stored credential: `Name: value` as it stands, else a bearer token."""
+    name, separator, value = credential.partition(": ")
+    if separator:
+        return f"{name.lower()}: {value}\r\n".encode("latin-1")
+    return f"authorization: Bearer {credential}\r\n".encode("latin-1")
+
+
+def choose_interface(instance: Instance, wanted: Dialect) -> AgentInterface:
+    """The interface that needs the least translation: same dialect, same version, same binding, any.
+
+    Raises: OperationUnsupported when the instance offers none the hub speaks (only gRPC, say).
+    """
+    other_version, other_binding = _OTHER_VERSION[wanted.version], _OTHER_BINDING[wanted.binding]
+    for version, binding in (
+        (wanted.version, wanted.binding),
+        (wanted.version, other_binding),
+        (other_version, wanted.binding),
+        (other_version, other_binding),
+    ):
+        for interface in instance.interfaces:
+            if interface.version == version.value and interface.binding == binding.value:
+                return interface
+    offered = ", ".join(f"{each.binding} {each.version}" for each in instance.interfaces) or "nothing"
+    raise OperationUnsupported(
+        f"Instance {instance.id!r} offers {offered}; the hub speaks JSONRPC and HTTP+JSON in A2A 1.0 and 0.3."
+    )
+
+
+async def _events(
+    response: Http1Response, translator: StreamTranslator, deadline: Deadline | None
+) -> AsyncGenerator[StreamEvent, None]:
+    """Event by event as they arrive; closing it closes the upstream connection."""
+    bound = asyncio.timeout_at(deadline.at_ms / 1000 if deadline is not None else None)
+    try:
+        async with bound:
+            async for data in response.chunks():
+                for frame, seen in translator.feed(data):
+                    yield StreamEvent(frame, seen)
+            for frame, seen in translator.finish():
+                yield StreamEvent(frame, seen)
+    except TimeoutError:
+        assert deadline is not None
+        text = f"The stream did not end within {deadline.timeout_ms} ms (Meshway-Timeout-Ms)."
+        raise DeadlineExceeded(text, may_have_acted=True) from None
+    finally:
+        response.close()
