@@ -80,6 +80,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state_since_ms: int = 0
     last_seen_ms: int | None = None
     lease_until_ms: int | None = None
+    # What the instance asked for with its last heartbeat; a starting hub gives this much from its start.
+    lease_ttl_ms: int | None = None
+    # While draining: the state it would have without the drain, kept up to date, so that a resume is truthful at once.
+    state_under_drain: AgentState | None = None
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,3 +100,10 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # The agent's own upstream credential, sealed by the SecretBox; dropped when the origin changes.
     credential: str | None = None
     v: int = 1
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """The instance of that id, or None."""
+        for instance in self.instances:
+            if instance.id == instance_id:
+                return instance
+        return None

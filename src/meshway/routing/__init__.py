@@ -1,0 +1,1 @@
+"""Which instance takes a call: balancing, passive health, capacity."""

@@ -1,0 +1,304 @@
+"""Whose task is whose: one record per task under `tasks.<agent>.<task>`, lazily synced.
+
+The first principal whose call showed a task owns it, for good: no later answer moves it, not even after the record fell
+out of memory, because a first sight is stored with create-if-absent. Only the state, and its time, follow the agent.
+"""
+
+import hashlib
+import heapq
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from meshway.engine.ports import (
+    Durability,
+    KeyValue,
+    KvConflict,
+    KvCreate,
+    KvEntry,
+    KvUpdate,
+    KvWritten,
+    Undecided,
+    subject_token,
+)
+from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest, StoreCorrupt
+from meshway.kernel.ids import AgentId, ContextId, InstanceId, PrincipalId, TaskId
+from meshway.kernel.pages import decode_cursor, encode_cursor
+from meshway.kernel.principal import Principal
+from meshway.tasks.settings import TaskSettings
+from meshway.tasks.values import TaskOwner, TaskSeen, TaskState
+
+__all__ = ["ListFilter", "OwnedPage", "TaskOwners"]
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = "tasks"
+# Longer tokens are replaced by a hash: NATS keys and our own index want names of a bounded length.
+_TOKEN_CHARS_MAX = 200
+_ROUNDS_MAX = 16
+# A page of the store, decoded in about 2 ms, between two turns of the event loop.
+_SCAN_PAGE = 1_000
+# A2A 1.0, ListTasks: pageSize is 1 to 100, 50 when absent.
+_PAGE_SIZE_DEFAULT, _PAGE_SIZE_MAX = 50, 100
+# An agent whose clock runs ahead by more than this does not decide the order of lists.
+_AHEAD_MAX_MS = 86_400_000
+
+_encode = msgspec.json.Encoder().encode
+_decode_owner = msgspec.json.Decoder(TaskOwner).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListFilter:
+    """What ListTasks asks for. `status_after_ms`: statuses at or after this time."""
+
+    context_id: ContextId | None = None
+    state: TaskState | None = None
+    status_after_ms: int | None = None
+    page_size: int = _PAGE_SIZE_DEFAULT
+    page_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedPage:
+    """Latest status first. `total_size` counts everything the filter matches; `next_page_token` is "" at the end."""
+
+    tasks: Sequence[TaskOwner]
+    next_page_token: str
+    total_size: int
+
+
+class _Remembered:
+    """An owner record and the revision it was read or written at."""
+
+    __slots__ = ("owner", "revision")
+
+    def __init__(self, owner: TaskOwner, revision: int) -> None:
+        self.owner = owner
+        self.revision = revision
+
+
+class TaskOwners:
+    """Owner records over KeyValue, with the latest ones in memory."""
+
+    def __init__(self, key_value: KeyValue, *, settings: TaskSettings) -> None:
+        self._key_value = key_value
+        self._settings = settings
+        self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
+
+    async def record(
+        self,
+        seen: TaskSeen,
+        *,
+        agent_id: AgentId,
+        instance_id: InstanceId,
+        principal_id: PrincipalId,
+        now_ms: int,
+    ) -> None:
+        """Remember a task that an answer to `principal_id` showed; stored before this returns.
+
+        Costs one write at first sight and at each change of state, nothing otherwise. A task that has an owner keeps
+        it; a finished task keeps its state; a status older than the known one is late news and ignored.
+        Raises: StorageFull, EngineUnavailable; then the task's id must not be shown to the caller.
+        """
+        known = self._remembered.get((agent_id, seen.task_id))
+        if known is None:
+            owner = TaskOwner(
+                task_id=seen.task_id,
+                context_id=seen.context_id,
+                agent_id=agent_id,
+                instance_id=instance_id,
+                principal_id=principal_id,
+                state=seen.state,
+                created_at_ms=now_ms,
+                status_at_ms=_status_time(seen, now_ms),
+            )
+            known = await self._create(owner)
+            if known is None:
+                return
+        elif seen.state is known.owner.state:
+            return
+        if known.owner.principal_id != principal_id:
+            _log.warning(
+                "task_of_another_principal_answered",
+                extra={"agent": agent_id, "task": seen.task_id, "owner": known.owner.principal_id, "to": principal_id},
+            )
+        await self._follow(known, seen, now_ms)
+
+    async def owner_of(self, agent_id: AgentId, task_id: TaskId) -> TaskOwner | None:
+        """The record, or None for a task never seen, or seen longer ago than records are kept.
+
+        Whether the caller may know is the caller's question. Raises: EngineUnavailable, StoreCorrupt.
+        """
+        known = self._remembered.get((agent_id, task_id))
+        if known is not None:
+            self._remembered.move_to_end((agent_id, task_id))
+            return known.owner
+        (entry,) = await self._key_value.get([_key(agent_id, task_id)])
+        return None if entry is None else self._remember_entry(entry).owner
+
+    async def list_owned(self, agent_id: AgentId, principal: Principal, query: ListFilter) -> OwnedPage:
+        """The principal's tasks at the agent, an admin's view being everybody's; latest status first, then by id.
+
+        A page goes on after the last task of the page before, so tasks that begin or move meanwhile repeat none.
+        Reads every record of the agent once, in bounded memory. Raises: InvalidRequest, EngineUnavailable.
+        """
+        if not 1 <= query.page_size <= _PAGE_SIZE_MAX:
+            message = f"use 1 to {_PAGE_SIZE_MAX}"
+            raise InvalidRequest(f"pageSize: {message}", fields=[FieldError("pageSize", message)])
+        after = _place_of_token(query.page_token) if query.page_token else None
+        wanted = query.page_size + 1
+        # Smallest places first out of a heap of at most one page: `nsmallest` would need all of them at once.
+        page: list[tuple[int, str, TaskOwner]] = []
+        total = 0
+        cursor: str | None = None
+        while True:
+            found = await self._key_value.page(f"{_PREFIX}.{agent_id}", after=cursor, limit=_SCAN_PAGE)
+            owners = [owner for entry in found.entries if _is_listed(owner := _decode(entry), principal, query)]
+            total += len(owners)
+            fresh = [(-owner.status_at_ms, str(owner.task_id), owner) for owner in owners]
+            page += [place for place in fresh if after is None or place[:2] > after]
+            if len(page) > wanted:
+                page = heapq.nsmallest(wanted, page, key=_place_key)
+            cursor = found.next_after
+            if cursor is None:
+                break
+        page.sort(key=_place_key)
+        tasks = [owner for _, _, owner in page[: query.page_size]]
+        more = encode_cursor(f"{tasks[-1].status_at_ms}:{tasks[-1].task_id}") if len(page) > query.page_size else ""
+        return OwnedPage(tasks, more, total)
+
+    # Writing
+
+    async def _create(self, owner: TaskOwner) -> _Remembered | None:
+        """Store a first sight. The record that was there already, or None when this one is now the record."""
+        write = KvCreate(
+            key=_key(owner.agent_id, owner.task_id),
+            value=_encode(owner),
+            ttl_ms=self._retention_ms(owner.state),
+            durability=Durability.LAZY,
+        )
+        for _ in range(_ROUNDS_MAX):
+            (outcome,) = await self._key_value.write([write])
+            match outcome:
+                case KvWritten():
+                    self._remember(_Remembered(owner, outcome.revision))
+                    return None
+                case KvConflict(current=KvEntry() as current):
+                    # Also where a write of unknown outcome, repeated, meets its own result.
+                    return self._remember_entry(current)
+                case KvConflict() | Undecided():
+                    continue
+        raise _no_answer()
+
+    async def _follow(self, known: _Remembered, seen: TaskSeen, now_ms: int) -> None:
+        """Bring the stored state up to what was seen; somebody else's write in between is looked at first."""
+        for _ in range(_ROUNDS_MAX):
+            owner = _after_status(known.owner, seen, now_ms)
+            if owner is known.owner:
+                return
+            write = KvUpdate(
+                key=_key(owner.agent_id, owner.task_id),
+                value=_encode(owner),
+                revision=known.revision,
+                ttl_ms=self._retention_ms(owner.state),
+                durability=Durability.LAZY,
+            )
+            (outcome,) = await self._key_value.write([write])
+            match outcome:
+                case KvWritten():
+                    self._remember(_Remembered(owner, outcome.revision))
+                    return
+                case KvConflict(current=None):
+                    # Expired under our eyes; the same owner begins again.
+                    again = await self._create(owner)
+                    if again is None:
+                        return
+                    known = again
+                case KvConflict(current=KvEntry() as current):
+                    known = self._remember_entry(current)
+                case Undecided():
+                    continue
+        raise _no_answer()
+
+    def _retention_ms(self, state: TaskState) -> int:
+        return self._settings.finished_retention_ms if state.is_terminal else self._settings.open_retention_ms
+
+    # Remembering
+
+    def _remember_entry(self, entry: KvEntry) -> _Remembered:
+        known = _Remembered(_decode(entry), entry.revision)
+        self._remember(known)
+        return known
+
+    def _remember(self, known: _Remembered) -> None:
+        key = (known.owner.agent_id, known.owner.task_id)
+        present = self._remembered.get(key)
+        if present is not None and present.revision > known.revision:
+            return
+        self._remembered[key] = known
+        self._remembered.move_to_end(key)
+        if len(self._remembered) > self._settings.owners_cached:
+            self._remembered.popitem(last=False)
+
+
+def _after_status(owner: TaskOwner, seen: TaskSeen, now_ms: int) -> TaskOwner:
+    """The record after one more sight of its task; the same object when nothing changes."""
+    if seen.state is owner.state or owner.state.is_terminal:
+        return owner
+    if seen.timestamp_ms is not None and seen.timestamp_ms < owner.status_at_ms and not seen.state.is_terminal:
+        return owner
+    return msgspec.structs.replace(owner, state=seen.state, status_at_ms=_status_time(seen, now_ms))
+
+
+def _status_time(seen: TaskSeen, now_ms: int) -> int:
+    if seen.timestamp_ms is None:
+        return now_ms
+    return max(0, min(seen.timestamp_ms, now_ms + _AHEAD_MAX_MS))
+
+
+def _is_listed(owner: TaskOwner, principal: Principal, query: ListFilter) -> bool:
+    return (
+        (principal.is_admin or owner.principal_id == principal.id)
+        and (query.context_id is None or owner.context_id == query.context_id)
+        and (query.state is None or owner.state is query.state)
+        and (query.status_after_ms is None or owner.status_at_ms >= query.status_after_ms)
+    )
+
+
+def _place_key(item: tuple[int, str, TaskOwner]) -> tuple[int, str]:
+    return item[0], item[1]
+
+
+def _place_of_token(token: str) -> tuple[int, str]:
+    """Raises: InvalidRequest for a token that is none of ours."""
+    try:
+        status_at, separator, task_id = decode_cursor(token).partition(":")
+        if separator and status_at.isascii() and status_at.isdigit() and len(status_at) <= 18:
+            return -int(status_at), task_id
+    except InvalidRequest:
+        pass
+    message = "use the nextPageToken of the page before, unchanged"
+    raise InvalidRequest(f"pageToken: {message}", fields=[FieldError("pageToken", message)])
+
+
+def _key(agent_id: AgentId, task_id: TaskId) -> str:
+    token = subject_token(task_id)
+    if len(token) > _TOKEN_CHARS_MAX:
+        # `subject_token` never yields two '=' in a row, so no other id has this token.
+        token = f"=={hashlib.sha256(task_id.encode()).hexdigest()}"
+    return f"{_PREFIX}.{agent_id}.{token}"
+
+
+def _decode(entry: KvEntry) -> TaskOwner:
+    try:
+        return _decode_owner(entry.value)
+    except msgspec.DecodeError as error:
+        text = f"The stored record {entry.key!r} cannot be read ({error}); a newer Meshway wrote it, or it is damaged."
+        raise StoreCorrupt(text) from error
+
+
+def _no_answer() -> EngineUnavailable:
+    return EngineUnavailable("The store does not say whether the task's owner was recorded; try again.")
