@@ -1,0 +1,1 @@
+"""Outbound: how the hub speaks to agents and other programs."""
