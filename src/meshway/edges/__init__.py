@@ -1,0 +1,1 @@
+"""Inbound: what reaches the hub from outside, one room a protocol."""
