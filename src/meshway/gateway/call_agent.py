@@ -132,9 +132,12 @@ class CallAgent:
             if answer.task is not None:
                 await self._record(answer.task, agent, instance.id, call)
             return answer
-        except (UpstreamUnreachable, UpstreamBroken):
+        except UpstreamUnreachable:
             places.presence.saw_traffic(agent.id, instance.id, ok=False)
             places.balancer.saw(agent.id, instance.id, ok=False)
+            raise
+        except UpstreamBroken:
+            places.presence.saw_broken(agent.id, instance.id)
             raise
         finally:
             if not handed_on:
@@ -153,7 +156,7 @@ class CallAgent:
                     last = seen
                 yield event
         except UpstreamBroken:
-            self._places.presence.saw_traffic(agent.id, instance_id, ok=False)
+            self._places.presence.saw_broken(agent.id, instance_id)
             raise
         finally:
             self._places.balancer.end(agent.id, instance_id)
