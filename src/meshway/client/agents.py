@@ -135,22 +135,27 @@ class AgentsApi:
         await self._connection.request("DELETE", _path(agent_id, instance), type(None))
 
     async def watch(self, *, after: str | None = None) -> AsyncIterator[AgentChange]:
-        """Every change of the registry, for ever, beginning with the present agents (or after event id `after`).
+        """Every change of the registry, for ever, beginning with the present agents, or after event id `after`.
 
-        A lost connection is made again and goes on where it was, so nothing that changed is missed; only the first
-        connect raises HubUnreachable. Refusals always raise.
+        A lost connection is made again and goes on where it was, so nothing that changed is missed; see AgentChange
+        for `reset`. Only the first connect raises HubUnreachable; refusals always raise.
         """
         last_event_id = after
         is_connected = False
+        is_followed = after is not None
         delay_s = _RECONNECT_INITIAL_S
         while True:
             try:
                 async for change in self._watch_once(last_event_id):
                     is_connected = True
                     delay_s = _RECONNECT_INITIAL_S
-                    if change is not None:
-                        last_event_id = change.event_id or last_event_id
+                    if change is None:
+                        continue
+                    last_event_id = change.event_id or last_event_id
+                    # Whoever knows nothing yet has nothing to forget.
+                    if is_followed or change.kind != "reset":
                         yield change
+                    is_followed = True
             except HubUnreachable:
                 if not is_connected:
                     raise
@@ -159,8 +164,12 @@ class AgentsApi:
 
     async def _watch_once(self, last_event_id: str | None) -> AsyncIterator[AgentChange | None]:
         """Changes of one connection; None first, when it stands."""
-        headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-        async with self._connection.stream("GET", "/v1/agents/watch", headers=headers) as response:
+        headers = {"Accept": "text/event-stream"}
+        if last_event_id is not None:
+            headers["Last-Event-ID"] = last_event_id
+        async with self._connection.exchange("GET", "/v1/agents/watch", headers=headers) as response:
+            if not response.is_success:
+                raise self._connection.refusal(response, await self._connection.read(response))
             yield None
             async for event in self._connection.events(response):
                 try:
@@ -178,7 +187,9 @@ def _change(event: SseEvent) -> AgentChange | None:
     event_id = None if event.id is None else event.id.decode()
     if event.event == b"removed":
         removed = msgspec.json.decode(event.data, type=_WireRemoved)
-        return AgentChange(kind="removed", agent_id=removed.id, agent=None, event_id=event_id)
+        return AgentChange(kind="removed", agent_id=removed.id, event_id=event_id)
+    if event.event == b"reset":
+        return AgentChange(kind="reset", event_id=event_id)
     if event.event == b"changed":
         agent = msgspec.json.decode(event.data, type=RegisteredAgent)
         return AgentChange(kind="changed", agent_id=agent.id, agent=agent, event_id=event_id)

@@ -21,6 +21,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 Api = TypeVar("Api")
+HeldApi = TypeVar("HeldApi", covariant=True)
 # How long leaving waits for the loop to end; connections are only closed, so it takes milliseconds.
 _CLOSE_TIMEOUT_S = 5.0
 
@@ -72,11 +73,11 @@ class _LoopThread:
             self._loop.close()
 
 
-class _Facade(Protocol[Api]):
+class _Facade(Protocol[HeldApi]):
     """Something that holds an asynchronous api and the thread it runs on."""
 
     @property
-    def _api(self) -> Api: ...
+    def _api(self) -> HeldApi: ...
 
     @property
     def _thread(self) -> _LoopThread: ...

@@ -103,14 +103,14 @@ class AgentCalls:
         last_event_id: str | None = None,
     ) -> AsyncIterator[StreamEvent]:
         """Events as they come; ends when the agent ends the turn. Raises: as `send`, and ConnectionLost midway."""
-        headers = {"A2A-Version": "1.0"}
+        headers = {"A2A-Version": "1.0", "Accept": "text/event-stream, application/json"}
         if last_event_id is not None:
             headers["Last-Event-ID"] = last_event_id
         task_id: str | None = None
-        async with self._connection.stream(
+        async with self._connection.exchange(
             "POST", _path(agent), body=_envelope(method, params), headers=headers
         ) as response:
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            if not (response.is_success and response.headers.get("content-type", "").startswith("text/event-stream")):
                 # An error, or an agent that does not stream.
                 yield self._event(agent, response, await self._connection.read(response), event_id=None)
                 return
@@ -131,15 +131,22 @@ class AgentCalls:
         if timeout_ms is not None:
             headers["Meshway-Timeout-Ms"] = str(timeout_ms)
             timeout_s = timeout_ms / 1000 + _TIMEOUT_MARGIN_S
-        async with self._connection.stream(
+        async with self._connection.exchange(
             "POST", _path(agent), body=_envelope(method, params), headers=headers, silence_s=timeout_s
         ) as response:
             return self._result(agent, response, await self._connection.read(response))
 
     def _result(self, agent: str, response: httpx.Response, content: bytes) -> msgspec.Raw:
-        answer = self._connection.decode(content, _WireAnswer, response)
+        try:
+            answer = msgspec.json.decode(content, type=_WireAnswer)
+        except msgspec.MsgspecError as error:
+            if not response.is_success:
+                raise self._connection.refusal(response, content) from error
+            raise self._connection.unexpected(response, content, str(error)) from error
         if answer.error is not None:
             raise _call_error(agent, response, answer.error)
+        if not response.is_success:
+            raise self._connection.refusal(response, content)
         if isinstance(answer.result, msgspec.UnsetType):
             raise self._connection.unexpected(response, content, "neither result nor error")
         return answer.result
@@ -209,7 +216,8 @@ def _stream_event(shape: _WireStreamResponse, raw: dict[str, object], event_id: 
 
 
 def _call_error(agent: str, response: httpx.Response, error: _WireError) -> CallError:
-    reason, fields = "", []
+    reason = ""
+    fields: list[WrongField] = []
     try:
         details = msgspec.json.decode(error.data, type=list[_WireDetail])
     except msgspec.MsgspecError:

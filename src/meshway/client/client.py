@@ -64,7 +64,7 @@ class MeshwayClient:
         return self._calls.stream(agent, "SendStreamingMessage", {"message": message})
 
     def subscribe(self, agent: str, task_id: str, *, last_event_id: str | None = None) -> AsyncIterator[StreamEvent]:
-        """Join a running task: its present state, then what follows; after `last_event_id` where events are numbered."""
+        """Join a task: its present state, then what follows; where events are numbered, after `last_event_id`."""
         return self._calls.stream(agent, "SubscribeToTask", {"id": task_id}, last_event_id=last_event_id)
 
     async def get_task(self, agent: str, task_id: str) -> Answer:

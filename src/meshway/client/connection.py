@@ -78,37 +78,13 @@ class HubConnection:
         timeout_s: float = _CONTROL_TIMEOUT_S,
     ) -> Decoded:
         """One exchange of JSON. Raises: HubUnreachable, ConnectionLost, HubError, UnexpectedAnswer."""
-        async with self._exchange(
-            method, path, params=params, body=body, headers=headers or {}, read_timeout_s=timeout_s
+        async with self.exchange(
+            method, path, params=params, body=body, headers=headers, silence_s=timeout_s
         ) as response:
             content = await self.read(response)
             if not response.is_success:
                 raise self.refusal(response, content)
             return self.decode(content or b"null", answer_type, response)
-
-    @asynccontextmanager
-    async def stream(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: object = msgspec.UNSET,
-        headers: Mapping[str, str] | None = None,
-        silence_s: float = _STREAM_SILENCE_S,
-    ) -> AsyncIterator[httpx.Response]:
-        """A successful response whose body is still to come; read it with `events` or `read`. Raises: as `request`."""
-        async with self._exchange(
-            method,
-            path,
-            params=params,
-            body=body,
-            headers={"Accept": "text/event-stream", **(headers or {})},
-            read_timeout_s=silence_s,
-        ) as response:
-            if not response.is_success:
-                raise self.refusal(response, await self.read(response))
-            yield response
 
     async def events(self, response: httpx.Response) -> AsyncIterator[SseEvent]:
         """Server-sent events as they arrive. Raises: ConnectionLost when the stream breaks or falls silent."""
@@ -164,27 +140,32 @@ class HubConnection:
         )
 
     @asynccontextmanager
-    async def _exchange(
+    async def exchange(
         self,
         method: str,
         path: str,
         *,
-        params: Mapping[str, str] | None,
-        body: object,
-        headers: Mapping[str, str],
-        read_timeout_s: float,
+        params: Mapping[str, str] | None = None,
+        body: object = msgspec.UNSET,
+        headers: Mapping[str, str] | None = None,
+        silence_s: float = _STREAM_SILENCE_S,
     ) -> AsyncIterator[httpx.Response]:
+        """A response of any status whose body is still to come; read it with `events` or `read`.
+
+        `silence_s` bounds each wait for bytes. Raises: HubUnreachable, ConnectionLost.
+        """
         content = None
+        sent = {"Accept": "application/json", **(headers or {})}
         if body is not msgspec.UNSET:
             content = msgspec.json.encode(body)
-            headers = {"Content-Type": "application/json", **headers}
+            sent["Content-Type"] = "application/json"
         request = self._http.build_request(
             method,
             path,
             params=params,
             content=content,
-            headers=dict(headers),
-            timeout=httpx.Timeout(_CONTROL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, read=read_timeout_s),
+            headers=sent,
+            timeout=httpx.Timeout(_CONTROL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, read=silence_s),
         )
         try:
             response = await self._http.send(request, stream=True)

@@ -16,7 +16,7 @@ class KeysApi:
         self._connection = connection
 
     async def create(self, name: str, scopes: Sequence[str], *, expires_at: str | None = None) -> NewApiKey:
-        """Make a key. `scopes`: call, admin, serve:<agent pattern>; `expires_at` RFC 3339. Its text is shown only now."""
+        """Make a key; its text is shown only now. `scopes`: call, admin, serve:<pattern>; `expires_at` RFC 3339."""
         body: dict[str, object] = {"name": name, "scopes": list(scopes)}
         if expires_at is not None:
             body["expires_at"] = expires_at

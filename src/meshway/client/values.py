@@ -54,11 +54,16 @@ class RegisteredAgent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of the registry. `agent` is None when it is gone; `event_id` resumes a watch after this change."""
+    """One change of the registry. `event_id` resumes a watch after this change.
 
-    kind: Literal["changed", "removed"]
-    agent_id: str
-    agent: RegisteredAgent | None
+    `changed` carries the agent's present value, `removed` only its id. `reset` carries neither: the hub could not go on
+    where the watch stopped (it restarted, or too much has changed), so every present agent follows as `changed`, and
+    those that do not come are gone.
+    """
+
+    kind: Literal["changed", "removed", "reset"]
+    agent_id: str | None = None
+    agent: RegisteredAgent | None = None
     event_id: str | None = None
 
 
