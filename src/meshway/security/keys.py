@@ -26,14 +26,12 @@ from meshway.kernel.errors import (
 )
 from meshway.kernel.ids import KeyId, PrincipalId
 from meshway.kernel.principal import LOCAL_OPERATOR, Principal, parse_scope
+from meshway.security.configured_keys import CONFIGURED_ID_PREFIX, configured_principals
 from meshway.security.key_records import KEYS_PREFIX, KeyRecord, KeyRecords, StoredRecord, read_record
 from meshway.security.key_text import key_digest, new_key_text
 from meshway.security.settings import AuthSettings, KeyEntry
 
-__all__ = ["CONFIGURED_ID_PREFIX", "KeyRing"]
-
-# Ids of keys from the configuration; ids of stored keys have no hyphen, so the two never meet.
-CONFIGURED_ID_PREFIX = "config-"
+__all__ = ["KeyRing"]
 
 # Every hub holds all keys in memory (about 1 KB each) and a person has to be able to read the list.
 _KEYS_MAX = 10_000
@@ -76,7 +74,10 @@ class KeyRing:
         self._settings = settings
         self._clock = clock
         self._open_allowed = open_allowed
-        self._configured = _configured_entries(configured)
+        self._configured = {
+            digest: _Entry(digest, principal, _NEVER_MS)
+            for digest, principal in configured_principals(configured).items()
+        }
         self._configured_shown = tuple(_shown_configured(entry, clock.now_ms()) for entry in configured)
         self._stored: dict[str, StoredRecord] = {}
         # What a watch that began again has sent so far; takes the place of `_stored` once it has caught up.
@@ -251,25 +252,6 @@ def _stored_entry(record: KeyRecord) -> _Entry:
     principal = Principal(PrincipalId(record.id), frozenset(parse_scope(scope) for scope in record.scopes))
     valid_until_ms = _NEVER_MS if record.expires_at_ms is None else record.expires_at_ms
     return _Entry(bytes.fromhex(record.sha256), principal, -1 if record.revoked_at_ms is not None else valid_until_ms)
-
-
-def _configured_entries(configured: Sequence[KeyEntry]) -> dict[bytes, _Entry]:
-    entries: dict[bytes, _Entry] = {}
-    names: set[str] = set()
-    for index, entry in enumerate(configured):
-        if (entry.key is None) == (entry.key_sha256 is None):
-            raise _invalid(f"keys.{index}", "give either key or key_sha256")
-        if entry.name in names:
-            raise _invalid(f"keys.{index}.name", f"{entry.name!r} is the name of another configured key")
-        if not entry.scopes:
-            raise _invalid(f"keys.{index}.scopes", "give at least one scope: call, admin or serve:<agent pattern>")
-        digest = key_digest(entry.key) if entry.key is not None else bytes.fromhex(entry.key_sha256 or "")
-        if digest in entries:
-            raise _invalid(f"keys.{index}", f"is the same key as {entries[digest].principal.id!r}")
-        scopes = frozenset(parse_scope(scope, field=f"keys.{index}.scopes") for scope in entry.scopes)
-        names.add(entry.name)
-        entries[digest] = _Entry(digest, Principal(PrincipalId(CONFIGURED_ID_PREFIX + entry.name), scopes), _NEVER_MS)
-    return entries
 
 
 def _shown_configured(entry: KeyEntry, now_ms: int) -> ApiKey:

@@ -19,7 +19,7 @@ from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest,
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-__all__ = ["KEY_FILE_NAME", "AesGcmBox", "load_secret_key", "open_secret_box"]
+__all__ = ["KEY_FILE_NAME", "AesGcmBox", "decode_secret_key", "load_secret_key", "open_secret_box"]
 
 KEY_FILE_NAME = "secret.key"
 _KEY_BYTES = 32
@@ -96,12 +96,9 @@ def load_secret_key(data_dir: Path, *, secret_key: str | None) -> bytes:
     Raises: InvalidRequest when the setting is no key, EngineUnavailable when the file cannot be read or others may
     read it, StoreCorrupt when it holds no key.
     """
-    if secret_key is not None:
-        key = _decode_key(secret_key)
-        if key is None:
-            message = "must be 32 random bytes in base64; make one with `openssl rand -base64 32`"
-            raise InvalidRequest(f"secret_key: {message}", fields=[FieldError("secret_key", message)])
-        return key
+    given = decode_secret_key(secret_key)
+    if given is not None:
+        return given
     path = data_dir / KEY_FILE_NAME
     try:
         if not path.exists():
@@ -109,6 +106,15 @@ def load_secret_key(data_dir: Path, *, secret_key: str | None) -> bytes:
         return _read_key_file(path)
     except OSError as error:
         raise EngineUnavailable(f"{path} cannot be read or made: {error.strerror or error}.") from None
+
+
+def decode_secret_key(secret_key: str | None) -> bytes | None:
+    """The 32 bytes of the setting; None for None. Raises: InvalidRequest naming `secret_key`."""
+    key = None if secret_key is None else _decode_key(secret_key)
+    if key is None and secret_key is not None:
+        message = "must be 32 random bytes in base64; make one with `openssl rand -base64 32`"
+        raise InvalidRequest(f"secret_key: {message}", fields=[FieldError("secret_key", message)])
+    return key
 
 
 def _create_key_file(path: Path) -> None:
