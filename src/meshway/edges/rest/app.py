@@ -1,0 +1,131 @@
+"""The control plane as one ASGI application: `/v1`, `/metrics`, health, documentation and the start page."""
+
+from collections.abc import Mapping
+from functools import cache
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from meshway.edges.rest.docs_page import docs_routes
+from meshway.edges.rest.openapi import build_openapi
+from meshway.edges.rest.operations import Access, Operation, RestCall, Watchers, json_response
+from meshway.edges.rest.problems import http_problem, problem_response
+from meshway.edges.rest.routes import route_table
+from meshway.edges.rest.services import RestServices
+from meshway.edges.rest.settings import RestSettings
+from meshway.kernel.errors import EngineError, MeshwayError, MethodUnknown, NotFound
+from meshway.kernel.principal import ANONYMOUS
+
+__all__ = ["build_rest_app"]
+
+_log = structlog.get_logger()
+
+
+def build_rest_app(services: RestServices, settings: RestSettings | None = None) -> Starlette:
+    """Everything on the hub's port that is not a data plane of its own (`/a2a`, `/mcp`)."""
+    limits = settings or RestSettings()
+
+    @cache
+    def document() -> dict[str, object]:
+        # Made when first asked for: it takes longer than everything else here together.
+        return build_openapi(table, version=services.status.version)
+
+    async def serve_openapi(call: RestCall) -> Response:
+        return json_response(document())
+
+    table = route_table(serve_openapi)
+    by_path: dict[str, dict[str, Operation]] = {}
+    for operation in table:
+        by_path.setdefault(operation.path, {})[operation.method] = operation
+    edge = _Edge(services, limits)
+    routes: list[BaseRoute] = [Route(path, _PathEndpoint(methods, edge)) for path, methods in by_path.items()]
+    app = Starlette(
+        routes=[*routes, *docs_routes(document)],
+        exception_handlers={HTTPException: _refuse_route, MeshwayError: _refuse},
+    )
+    # A path with a slash too many is not there: a redirect would show a Host that a client chose.
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Edge:
+    """What all endpoints share."""
+
+    def __init__(self, services: RestServices, settings: RestSettings) -> None:
+        self.services = services
+        self.settings = settings
+        self.watchers = Watchers(settings.watchers_max)
+        self.requests = services.metrics.counter(
+            "meshway_rest_requests_total", "Requests to the control plane.", ("operation", "status")
+        )
+        services.metrics.gauge_read_from(
+            "meshway_rest_watchers", "Open change feeds of the registry.", lambda: float(self.watchers.taken)
+        )
+
+
+class _PathEndpoint:
+    """All methods of one path. An object, not a function, so that the router leaves the methods to it."""
+
+    def __init__(self, operations: Mapping[str, Operation], edge: _Edge) -> None:
+        self._operations = dict(operations)
+        read = operations.get("GET")
+        if read is not None and not read.is_stream:
+            self._operations["HEAD"] = read
+        self._allow = ", ".join(sorted(self._operations))
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        operation = self._operations.get(request.method)
+        if operation is None:
+            response = _not_allowed(request, self._allow)
+            name = "none"
+        else:
+            response = await self._answer(operation, request)
+            name = operation.id
+        self._edge.requests.labels(name, str(response.status_code)).inc()
+        await response(scope, receive, send)
+
+    async def _answer(self, operation: Operation, request: Request) -> Response:
+        edge = self._edge
+        try:
+            principal = ANONYMOUS
+            if operation.access is Access.KEY:
+                # Before the body is read: who may not ask does not get to send.
+                principal = edge.services.principal_of(request.headers.raw)
+            return await operation.handler(RestCall(request, principal, edge.services, edge.settings, edge.watchers))
+        except MeshwayError as error:
+            if isinstance(error, EngineError):
+                _log.warning("rest_request_not_served", operation=operation.id, code=error.code, detail=error.detail)
+            return problem_response(error)
+        except ClientDisconnect:
+            # Nobody reads this answer; 400 is what the metrics count it as.
+            return http_problem(400, "The client left before its request was complete.", code="client_disconnected")
+        except Exception:  # noqa: BLE001 (the boundary of a request: one bug must not take the connection down)
+            _log.exception("rest_request_failed", operation=operation.id, path=request.url.path)
+            return http_problem(500, "The hub failed on this request; its log says why.", code="internal")
+
+
+def _not_allowed(request: Request, allow: str) -> Response:
+    text = f"{request.method[:32]} is not a method of {request.url.path[:256]}; it has {allow}."
+    return problem_response(MethodUnknown(text), {"Allow": allow})
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: a path it does not know, or a method of the documentation page."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return _not_allowed(request, (error.headers or {}).get("Allow", "GET"))
+    return problem_response(
+        NotFound(f"There is nothing at {request.url.path[:256]}. The API is described at /docs and /v1/openapi.json.")
+    )
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, MeshwayError):
+        return problem_response(error)
+    raise error

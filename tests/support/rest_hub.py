@@ -1,0 +1,196 @@
+"""The control plane with everything real below it, except the store (in memory) and the network (cards from a dict)."""
+
+import asyncio
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+
+from meshway.edges.rest import AgentUseCases, HubStatus, RestServices, RestSettings, build_rest_app
+from meshway.engine.ports import EngineHealth
+from meshway.gateway.admission import Admission
+from meshway.gateway.agent_credentials import AgentCredentials
+from meshway.gateway.drain_agent import DrainAgent, ResumeAgent
+from meshway.gateway.find_agents import FindAgents, ShowAgent
+from meshway.gateway.heartbeat_agent import HeartbeatAgent
+from meshway.gateway.instance_reader import InstanceReader
+from meshway.gateway.manage_instances import ManageInstances
+from meshway.gateway.manage_keys import ManageKeys
+from meshway.gateway.register_agent import RegisterAgent
+from meshway.gateway.registry_places import RegistryPlaces
+from meshway.gateway.remove_agent import RemoveAgent
+from meshway.gateway.update_agent import UpdateAgent
+from meshway.gateway.watch_agents import WatchAgents
+from meshway.kernel.clock import SystemClock
+from meshway.kernel.errors import MeshwayError, UpstreamUnreachable
+from meshway.kernel.metrics import NullMetrics
+from meshway.protocols.a2a.card import read_card
+from meshway.registry.agent_store import AgentStore
+from meshway.registry.directory import Directory
+from meshway.registry.presence_tracker import PresenceTracker
+from meshway.registry.settings import RegistrySettings
+from meshway.registry.values import CardFacts
+from meshway.routing.balancer import Balancer
+from meshway.routing.settings import RoutingSettings
+from meshway.security.credentials import read_credentials
+from meshway.security.keys import KeyRing
+from meshway.security.settings import AuthSettings
+from meshway.testing.fake_key_value import FakeKeyValue
+from meshway.testing.registry_fakes import FakeEgress, FakeSecretBox
+
+__all__ = ["FakeEngine", "RestHub", "card_document", "rest_hub", "served"]
+
+
+def card_document(name: str = "Weather", *, url: str = "http://127.0.0.1:9000", **more: object) -> dict[str, object]:
+    """A valid A2A 1.0 card."""
+    return {
+        "name": name,
+        "description": f"{name} tells what it knows",
+        "version": "1.0.0",
+        "supportedInterfaces": [{"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}],
+        "capabilities": {"streaming": True},
+        "defaultInputModes": ["text/plain"],
+        "defaultOutputModes": ["text/plain"],
+        "skills": [{"id": "forecast", "name": "Forecast", "description": "Looks ahead", "tags": ["sky", "rain"]}],
+        **more,
+    }
+
+
+class Network:
+    """CardReader: URLs in `cards` answer, others do not; posted cards are read for real."""
+
+    def __init__(self) -> None:
+        self.cards: dict[str, Mapping[str, object]] = {}
+        self.fetched: list[tuple[str, str | None]] = []
+        self.fail_with: MeshwayError | None = None
+
+    async def fetch(self, url: str, *, credential: str | None = None) -> CardFacts:
+        self.fetched.append((url, credential))
+        if self.fail_with is not None:
+            raise self.fail_with
+        if url not in self.cards:
+            raise UpstreamUnreachable(f"Nobody answers at {url}.")
+        return read_card(json.dumps(self.cards[url]).encode())
+
+    def read(self, document: bytes) -> CardFacts:
+        return read_card(document)
+
+
+@dataclass
+class FakeEngine:
+    """What `/readyz` asks the engine for."""
+
+    name: str = "embedded"
+    durability: str = "on disk before yes"
+    answer: EngineHealth = field(default_factory=lambda: EngineHealth(writable=True))
+    fail_with: MeshwayError | None = None
+    is_stuck: bool = False
+
+    async def health(self) -> EngineHealth:
+        if self.is_stuck:
+            await asyncio.Event().wait()
+        if self.fail_with is not None:
+            raise self.fail_with
+        return self.answer
+
+
+@dataclass
+class RestHub:
+    """The application, a client that calls it in process, and what a test may turn."""
+
+    app: Starlette
+    http: httpx.AsyncClient
+    network: Network
+    store: FakeKeyValue
+    keys: KeyRing
+    engine: FakeEngine
+    status: HubStatus
+    balancer: Balancer
+    services: RestServices
+
+    async def register(self, agent_id: str, *, url: str | None = None, **more: object) -> dict[str, object]:
+        """Register by URL at an agent that answers."""
+        url = url or f"http://{agent_id}.test"
+        self.network.cards.setdefault(url, card_document(agent_id.title(), url=url))
+        answer = await self.http.post("/v1/agents", json={"id": agent_id, "url": url, **more})
+        assert answer.status_code in (200, 201), answer.text
+        registered: dict[str, object] = answer.json()
+        return registered
+
+
+@asynccontextmanager
+async def rest_hub(
+    *,
+    open_allowed: bool = True,
+    settings: RestSettings | None = None,
+    registry: RegistrySettings | None = None,
+    is_started: Callable[[], bool] = lambda: True,
+) -> AsyncIterator[RestHub]:
+    clock, store, network, engine = SystemClock(), FakeKeyValue(), Network(), FakeEngine()
+    registry = registry or RegistrySettings()
+    directory = Directory(store, settings=registry)
+    agents = AgentStore(store, directory)
+    presence = PresenceTracker(agents, directory, clock=clock, settings=registry)
+    admission = Admission(calls_in_flight_max=10)
+    balancer = Balancer(clock=clock, settings=RoutingSettings(), chance=random.Random(1))
+    keys = KeyRing(store, settings=AuthSettings(), configured=(), clock=clock, open_allowed=open_allowed)
+    places = RegistryPlaces(
+        store=agents,
+        directory=directory,
+        presence=presence,
+        admission=admission,
+        reader=InstanceReader(network, FakeEgress(), registry),
+        credentials=AgentCredentials(FakeSecretBox()),
+        clock=clock,
+        settings=registry,
+    )
+    status = HubStatus(version="1.2.3", engine=engine, is_started=is_started, agents_count=lambda: len(directory))
+    services = RestServices(
+        agents=AgentUseCases(
+            register=RegisterAgent(places),
+            find=FindAgents(places),
+            show=ShowAgent(places),
+            update=UpdateAgent(places),
+            remove=RemoveAgent(places),
+            drain=DrainAgent(places),
+            resume=ResumeAgent(places),
+            heartbeat=HeartbeatAgent(places, balancer),
+            instances=ManageInstances(places),
+            watch=WatchAgents(places),
+            in_flight=balancer.in_flight,
+        ),
+        keys=ManageKeys(keys, admission, clock=clock),
+        status=status,
+        principal_of=lambda headers: keys.authenticate(read_credentials(headers)),
+        render_metrics=lambda: (b"meshway_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
+        metrics=NullMetrics(),
+    )
+    app = build_rest_app(services, settings)
+    async with asyncio.TaskGroup() as duties:
+        follow = duties.create_task(directory.run())
+        await directory.wait_ready()
+        await keys.start()
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+            yield RestHub(app, http, network, store, keys, engine, status, balancer, services)
+        await keys.aclose()
+        follow.cancel()
+
+
+@asynccontextmanager
+async def served(app: Starlette) -> AsyncIterator[str]:
+    """The application behind a real server on a free loopback port: for what must be seen as it streams."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=5))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
