@@ -35,8 +35,8 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     capacity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     # Share of the traffic relative to the other instances.
     weight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
-    # What the hub shows to the agent, as the value of its Authorization header. Better from the environment
-    # (MESHWAY_AGENTS) than in a file that is shared.
+    # What the hub shows to the agent: a bearer token, or a whole header such as `X-API-Key: ...`. Better from the
+    # environment (MESHWAY_AGENTS) than in a file that is shared.
     credential: str | None = None
     # How long a call waits, which card is served, whether the hub may probe.
     settings: AgentSettings = AgentSettings()
