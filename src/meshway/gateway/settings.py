@@ -16,3 +16,5 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     timeout_max_ms: Annotated[int, msgspec.Meta(ge=1)] = 86_400_000
     # Instances tried before giving up; only refused connections are tried elsewhere.
     attempts_max: Annotated[int, msgspec.Meta(ge=1, le=16)] = 3
+    # Calls and open streams at once; each holds two sockets, and the usual limit of descriptors is 65,536.
+    calls_in_flight_max: Annotated[int, msgspec.Meta(ge=1)] = 20_000

@@ -21,6 +21,7 @@ from meshway.protocols.a2a.dialect import JSONRPC_0_3, JSONRPC_1_0, REST_0_3, RE
 from meshway.protocols.a2a.errors import render_error, render_stream_error
 from meshway.protocols.a2a.requests import A2ARequest, RequestRefused, read_jsonrpc, read_rest
 from meshway.protocols.a2a.tasklist import encode_task_list, read_list_query
+from meshway.tasks.owners import ListFilter
 
 __all__ = ["A2AEdge"]
 
@@ -96,7 +97,14 @@ class A2AEdge:
 
     async def _list_tasks(self, exchange: Exchange, agent: str, request: A2ARequest, principal: Principal) -> None:
         query = read_list_query(request)
-        page = await self._services.list_tasks.execute(principal, AgentId(agent), query)
+        wanted = ListFilter(
+            context_id=ContextId(query.context_id) if query.context_id is not None else None,
+            state=query.status,
+            status_after_ms=query.status_timestamp_after_ms,
+            page_size=query.page_size,
+            page_token=query.page_token,
+        )
+        page = await self._services.list_tasks.execute(principal, AgentId(agent), wanted)
         body = encode_task_list(
             request,
             page.tasks,

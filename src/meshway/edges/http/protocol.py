@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HubProtocol"]
 
+_SINGLE = (b"host", b"origin", b"authorization", b"x-api-key")
+
 
 class HubProtocol(HttpToolsProtocol):
     """One client connection. uvicorn makes it; `runtime` is bound by assembly with functools.partial."""
@@ -157,8 +159,8 @@ class HubProtocol(HttpToolsProtocol):
         )
 
     def _admit(self, headers: dict[bytes, bytes]) -> bool:
-        if b"host" in headers and sum(name == b"host" for name, _ in self.headers) > 1:
-            self._reject(400, InvalidRequest("The request has more than one Host header."))
+        if len(headers) != len(self.headers) and (twice := _given_twice(self.headers)) is not None:
+            self._reject(400, InvalidRequest(f"The {twice.decode()} header came twice; readers could disagree on it."))
             return False
         try:
             self.runtime.gate.check(headers)
@@ -339,3 +341,9 @@ class HubProtocol(HttpToolsProtocol):
 
     def _body_too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"The body exceeds {self.limits.body_bytes_max} bytes ([http] body_bytes_max).")
+
+
+def _given_twice(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """A header that decides about access and was sent more than once."""
+    names = [name for name, _ in headers]
+    return next((name for name in _SINGLE if names.count(name) > 1), None)

@@ -6,9 +6,10 @@ Where caller and instance speak the same dialect, bodies and events pass through
 import asyncio
 from collections.abc import AsyncGenerator
 
-from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, SecretBox, StreamEvent
+from meshway.gateway.agent_credentials import AgentCredentials
+from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, StreamEvent
 from meshway.kernel.deadline import Deadline
-from meshway.kernel.errors import DeadlineExceeded, OperationUnsupported
+from meshway.kernel.errors import DeadlineExceeded, InvalidRequest, OperationUnsupported
 from meshway.protocols.a2a.dialect import Binding, Dialect, Version
 from meshway.protocols.a2a.inbound import StreamTranslator, decode_reply
 from meshway.protocols.a2a.outbound import WireRequest, encode_request
@@ -33,9 +34,9 @@ HeaderTuple = tuple[tuple[bytes, bytes], ...]
 class A2ATransport:
     """AgentTransport over our own HTTP/1.1 client."""
 
-    def __init__(self, client: Http1Client, *, box: SecretBox, settings: A2AUpstreamSettings) -> None:
+    def __init__(self, client: Http1Client, *, credentials: AgentCredentials, settings: A2AUpstreamSettings) -> None:
         self._client = client
-        self._box = box
+        self._credentials = credentials
         self._settings = settings
         self._heads: dict[tuple[str, str, HeaderTuple, str | None], tuple[Origin, bytes]] = {}
 
@@ -83,8 +84,9 @@ class A2ATransport:
             target += ("&" if "?" in target else "?") + wire.query
         lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (wire.method, target.encode("ascii"), origin.host_header)]
         lines.extend(b"%b: %b\r\n" % pair for pair in wire.headers)
-        if agent.credential is not None:
-            lines.append(credential_header(self._box.open(agent.credential, context=agent.id)))
+        credential = self._credentials.open(agent)
+        if credential is not None:
+            lines.append(b"authorization: %b\r\n" % credential_value(credential))
         return b"".join(lines)
 
 
@@ -98,12 +100,11 @@ def _assemble(head: bytes, wire: WireRequest, call: AgentCall) -> bytes:
     return b"".join(lines)
 
 
-def credential_header(credential: str) -> bytes:
-    """The header line of an agent's stored credential: `Name: value` as it stands, else a bearer token."""
-    name, separator, value = credential.partition(": ")
-    if separator:
-        return f"{name.lower()}: {value}\r\n".encode("latin-1")
-    return f"authorization: Bearer {credential}\r\n".encode("latin-1")
+def credential_value(credential: str) -> bytes:
+    """An agent's stored credential as the value of its Authorization header. Raises: InvalidRequest."""
+    if not credential.isprintable() or not credential.isascii():
+        raise InvalidRequest("The agent's stored credential has characters that no header may carry; set it again.")
+    return credential.encode("ascii")
 
 
 def choose_interface(instance: Instance, wanted: Dialect) -> AgentInterface:

@@ -1,0 +1,1 @@
+"""The only place that knows everything: from settings to a running hub."""

@@ -1,0 +1,49 @@
+"""Who may come in: the gate, the principal and the hub's own URL, as the edges want them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from meshway.kernel.principal import Principal
+from meshway.security.credentials import credentials_of
+from meshway.security.hosts import HostRules
+from meshway.security.keys import KeyRing
+
+__all__ = ["HubGate", "base_url_of", "principal_of_map", "principal_of_pairs"]
+
+
+class HubGate:
+    """Host, Origin and proxy headers, before anything else of a request is looked at."""
+
+    def __init__(self, rules: HostRules, keys: KeyRing) -> None:
+        self._rules = rules
+        self._keys = keys
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """See RequestGate."""
+        # Only an open hub minds proxies, so only an open hub pays for looking.
+        forwarded = not self._keys.demands_key and any(
+            name == b"forwarded" or name.startswith(b"x-forwarded-") for name in headers
+        )
+        self._rules.check(headers.get(b"host"), headers.get(b"origin"), forwarded=forwarded)
+
+
+def principal_of_map(keys: KeyRing) -> Callable[[Mapping[bytes, bytes]], Principal]:
+    """For the data plane, whose headers are a mapping."""
+
+    def principal_of(headers: Mapping[bytes, bytes]) -> Principal:
+        return keys.authenticate(credentials_of(headers.get(b"authorization"), headers.get(b"x-api-key")))
+
+    return principal_of
+
+
+def principal_of_pairs(keys: KeyRing) -> Callable[[Sequence[tuple[bytes, bytes]]], Principal]:
+    """For the control plane. The server has refused requests that carry one of these headers twice."""
+    of_map = principal_of_map(keys)
+    return lambda pairs: of_map(dict(pairs))
+
+
+def base_url_of(public_url: str | None, own_url: str) -> Callable[[bytes], str]:
+    """The hub's URL as callers see it: `public_url`, else the Host header, which the gate has checked."""
+    if public_url is not None:
+        fixed = public_url.rstrip("/")
+        return lambda host: fixed
+    return lambda host: f"http://{host.decode('ascii', 'replace')}" if host else own_url

@@ -1,0 +1,287 @@
+"""build_hub: every room made, wired and started, in the order in which they need each other."""
+
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from meshway import __version__
+from meshway.assembly.configured_agents import ConfiguredAgents
+from meshway.assembly.door import HubGate, base_url_of, principal_of_map, principal_of_pairs
+from meshway.assembly.duties import Duties
+from meshway.edges.a2a.handler import A2AEdge
+from meshway.edges.a2a.ports import A2AServices
+from meshway.edges.http.runtime import HttpRuntime
+from meshway.edges.http.server import HubServer
+from meshway.edges.rest.app import build_rest_app
+from meshway.edges.rest.services import AgentUseCases, HubStatus, RestServices
+from meshway.engine.embedded import open_embedded_engine
+from meshway.engine.ports import Engine
+from meshway.gateway.admission import Admission
+from meshway.gateway.agent_credentials import AgentCredentials
+from meshway.gateway.call_agent import CallAgent, CallPlaces
+from meshway.gateway.drain_agent import DrainAgent, ResumeAgent
+from meshway.gateway.find_agents import FindAgents, ShowAgent
+from meshway.gateway.heartbeat_agent import HeartbeatAgent
+from meshway.gateway.instance_reader import InstanceReader
+from meshway.gateway.list_tasks import ListTasks
+from meshway.gateway.manage_instances import ManageInstances
+from meshway.gateway.manage_keys import ManageKeys
+from meshway.gateway.refresh_card import RefreshCard
+from meshway.gateway.register_agent import RegisterAgent
+from meshway.gateway.registry_places import RegistryPlaces
+from meshway.gateway.remove_agent import RemoveAgent
+from meshway.gateway.serve_card import ServeCard
+from meshway.gateway.update_agent import UpdateAgent
+from meshway.gateway.watch_agents import WatchAgents
+from meshway.kernel.clock import Clock, SystemClock
+from meshway.observability.prometheus import PrometheusMetrics
+from meshway.observability.trace import Tracer
+from meshway.protocols.a2a.card import serve_card
+from meshway.registry.agent_store import AgentStore
+from meshway.registry.directory import Directory
+from meshway.registry.presence_tracker import PresenceTracker
+from meshway.registry.prober import Prober
+from meshway.routing.balancer import Balancer
+from meshway.security.addresses import is_loopback_host
+from meshway.security.egress import CheckedEgress
+from meshway.security.hosts import HostRules
+from meshway.security.keys import KeyRing
+from meshway.security.listen import check_listen_address
+from meshway.security.secret_box import open_secret_box
+from meshway.settings.model import Settings
+from meshway.tasks.owners import TaskOwners
+from meshway.upstreams.a2a.cards import A2ACards
+from meshway.upstreams.a2a.transport import A2ATransport
+from meshway.upstreams.http1 import Http1Client
+
+__all__ = ["Hub", "build_hub"]
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A hub that is ready to serve; `url` is what a person on this machine would type."""
+
+    server: HubServer
+    url: str
+    engine: Engine
+    status: HubStatus
+    configured: ConfiguredAgents
+    duties: Duties
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What stands before any use case: time, counting, the store and who may come in."""
+
+    settings: Settings
+    clock: Clock
+    metrics: PrometheusMetrics
+    engine: Engine
+    keys: KeyRing
+    credentials: AgentCredentials
+    egress: CheckedEgress
+    loopback: bool
+    url: str
+
+
+@asynccontextmanager
+async def build_hub(settings: Settings, *, port: int) -> AsyncIterator[Hub]:
+    """Everything but the listening socket, which is bound to `port` already. Closed in reverse order.
+
+    Raises: DataDirLocked, SchemaTooNew, StoreCorrupt, EngineUnavailable, InvalidRequest naming a setting.
+    """
+    async with AsyncExitStack() as stack:
+        ground = await _lay_ground(settings, stack, port)
+        duties = await stack.enter_async_context(Duties())
+        yield await _raise_house(ground, duties, stack)
+
+
+async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _Ground:
+    clock = SystemClock()
+    metrics = PrometheusMetrics()
+    loopback = is_loopback_host(settings.host)
+    data_dir = Path(settings.data)
+    engine = await open_embedded_engine(data_dir, settings=settings.embedded, clock=clock, metrics=metrics)
+    stack.push_async_callback(engine.close)
+    keys = KeyRing(
+        engine.key_value,
+        settings=settings.auth,
+        configured=settings.keys,
+        clock=clock,
+        open_allowed=loopback or settings.insecure,
+    )
+    await keys.start()
+    stack.push_async_callback(keys.aclose)
+    check_listen_address(settings.host, authenticated=keys.demands_key, insecure=settings.insecure)
+    egress = CheckedEgress(settings.egress, loopback=loopback, clock=clock)
+    stack.callback(egress.close)
+    return _Ground(
+        settings=settings,
+        clock=clock,
+        metrics=metrics,
+        engine=engine,
+        keys=keys,
+        credentials=AgentCredentials(open_secret_box(data_dir, secret_key=settings.secret_key)),
+        egress=egress,
+        loopback=loopback,
+        url=settings.public_url or f"http://{_shown_host(settings.host)}:{port}",
+    )
+
+
+async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -> Hub:
+    settings, clock, metrics = ground.settings, ground.clock, ground.metrics
+    client = Http1Client(settings=settings.http1, egress=ground.egress, metrics=metrics)
+    stack.push_async_callback(client.aclose)
+    cards = A2ACards(client, egress=ground.egress, settings=settings.a2a_upstream)
+    directory = Directory(ground.engine.key_value, settings=settings.registry)
+    duties.start("directory", directory.run)
+    await directory.wait_ready()
+    store = AgentStore(ground.engine.key_value, directory)
+    presence = PresenceTracker(store, directory, clock=clock, settings=settings.registry)
+    places = RegistryPlaces(
+        store=store,
+        directory=directory,
+        presence=presence,
+        admission=Admission(calls_in_flight_max=settings.gateway.calls_in_flight_max),
+        reader=InstanceReader(cards, ground.egress, settings.registry),
+        credentials=ground.credentials,
+        clock=clock,
+        settings=settings.registry,
+    )
+    chance = random.Random()  # noqa: S311  spreads load and probes; nothing is guessed from it
+    hub_probes = settings.registry.probe_interval_ms > 0
+    balancer = Balancer(clock=clock, settings=settings.routing, chance=chance, hub_probes=hub_probes)
+    prober = Prober(
+        directory,
+        presence,
+        cards,
+        clock=clock,
+        settings=settings.registry,
+        chance=chance,
+        open_credential=ground.credentials.open,
+        card_seen=RefreshCard(places).execute,
+    )
+    duties.start("presence_sweep", presence.run_sweep)
+    duties.start("presence_writer", presence.run_writer)
+    duties.start("prober", prober.run)
+    register = RegisterAgent(places)
+    status = HubStatus(
+        version=__version__,
+        engine=ground.engine,
+        is_started=lambda: True,
+        agents_count=lambda: sum(1 for _ in directory.all()),
+    )
+    metrics.gauge_read_from("meshway_agents", "Agents registered.", lambda: float(status.agents_count()))
+    owners = TaskOwners(ground.engine.key_value, settings=settings.tasks)
+    transport = A2ATransport(client, credentials=ground.credentials, settings=settings.a2a_upstream)
+    calls = CallPlaces(
+        directory=directory,
+        balancer=balancer,
+        owners=owners,
+        presence=presence,
+        admission=places.admission,
+        transport=transport,
+    )
+    rest = _rest_services(ground, places, register, balancer, status)
+    server = _server(ground, _a2a_edge(ground, places, calls), rest, places.admission)
+    configured = ConfiguredAgents(register, settings.agents)
+    return Hub(server, ground.url, ground.engine, status, configured, duties)
+
+
+def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2AEdge:
+    settings = ground.settings
+    tracer = Tracer(random.Random())  # noqa: S311  span ids must be unlikely to meet, not hard to guess
+    return A2AEdge(
+        A2AServices(
+            call_agent=CallAgent(calls, clock=ground.clock, settings=settings.gateway),
+            list_tasks=ListTasks(places.directory, calls.owners, places.admission),
+            serve_card=ServeCard(
+                places.directory,
+                serve_card,
+                base_url_of=base_url_of(settings.public_url, ground.url),
+                demands_key=lambda: ground.keys.demands_key,
+            ),
+            principal_of=principal_of_map(ground.keys),
+            trace_of=_trace_of(tracer),
+            clock=ground.clock,
+            metrics=ground.metrics,
+        )
+    )
+
+
+def _rest_services(
+    ground: _Ground, places: RegistryPlaces, register: RegisterAgent, balancer: Balancer, status: HubStatus
+) -> RestServices:
+    agents = AgentUseCases(
+        register=register,
+        find=FindAgents(places),
+        show=ShowAgent(places),
+        update=UpdateAgent(places),
+        remove=RemoveAgent(places),
+        drain=DrainAgent(places),
+        resume=ResumeAgent(places),
+        heartbeat=HeartbeatAgent(places, balancer),
+        instances=ManageInstances(places),
+        watch=WatchAgents(places),
+        in_flight=balancer.in_flight,
+    )
+    return RestServices(
+        agents=agents,
+        keys=ManageKeys(ground.keys, places.admission, clock=ground.clock),
+        status=status,
+        principal_of=principal_of_pairs(ground.keys),
+        render_metrics=ground.metrics.render,
+        metrics=ground.metrics,
+    )
+
+
+def _server(ground: _Ground, edge: A2AEdge, rest: RestServices, admission: Admission) -> HubServer:
+    settings = ground.settings
+    rules = HostRules(
+        settings.hosts,
+        loopback=ground.loopback,
+        public_url=settings.public_url,
+        demands_key=lambda: ground.keys.demands_key,
+    )
+    runtime = HttpRuntime(
+        routes={b"a2a": edge.handle},
+        gate=HubGate(rules, ground.keys),
+        settings=settings.http,
+        metrics=ground.metrics,
+        report_crash=_report_crash,
+    )
+
+    def begin_drain() -> None:
+        _log.info("hub_draining", bound_ms=settings.http.drain_timeout_ms)
+        admission.begin_drain()
+        rest.status.shutdown.set()
+
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return HubServer(build_rest_app(rest, settings.rest), runtime, on_drain=begin_drain)
+
+
+def _report_crash(path: str, error: BaseException) -> None:
+    _log.error("request_crashed", path=path, exc_info=error)
+
+
+def _trace_of(tracer: Tracer) -> Callable[[Mapping[bytes, bytes]], tuple[tuple[bytes, bytes], ...]]:
+    def trace_of(headers: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+        child = tracer.child(headers.get(b"traceparent"), headers.get(b"tracestate"))
+        if child.tracestate is None:
+            return ((b"traceparent", child.traceparent),)
+        return ((b"traceparent", child.traceparent), (b"tracestate", child.tracestate))
+
+    return trace_of
+
+
+def _shown_host(host: str) -> str:
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104  shown as an address one can type, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
