@@ -55,7 +55,7 @@ async def test_a_write_of_unknown_outcome_is_repeated_and_counts_once(times):
 
 
 async def test_a_store_that_never_says_is_reported_as_unavailable():
-    key_value, directory, store = world()
+    key_value, _, store = world()
     key_value.undecided = 1_000
     with pytest.raises(EngineUnavailable):
         await store.change(ECHO, lambda _: an_agent("echo"))

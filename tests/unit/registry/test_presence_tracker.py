@@ -237,8 +237,11 @@ async def test_the_writer_duty_stores_by_itself(world):
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         duty = group.create_task(world.tracker.run_writer())
         world.tracker.saw_traffic("echo", "one", ok=False)
-        while (await world.stored()).instances[0].state is not AgentState.SUSPECT:
-            await asyncio.sleep(0)
+        for _ in range(100):
+            if (await world.stored()).instances[0].state is AgentState.SUSPECT:
+                break
+        else:
+            raise AssertionError("it was never stored")
         duty.cancel()
 
 

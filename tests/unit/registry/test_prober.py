@@ -152,6 +152,7 @@ async def test_the_duty_asks_no_more_at_once_than_its_bound(clock):
     for number in range(10):
         await world.add(an_agent(f"a{number}", an_instance("one", AgentState.SUSPECT)))
     at_once, most, asked = 0, 0, 0
+    all_asked = asyncio.Event()
 
     async def fetch(url, *, credential=None):
         nonlocal at_once, most, asked
@@ -159,6 +160,8 @@ async def test_the_duty_asks_no_more_at_once_than_its_bound(clock):
         most = max(most, at_once)
         await asyncio.sleep(0.001)
         at_once -= 1
+        if asked == 10:
+            all_asked.set()
         return card_facts()
 
     world.cards.fetch = fetch
@@ -166,8 +169,7 @@ async def test_the_duty_asks_no_more_at_once_than_its_bound(clock):
     clock.advance(2_000)
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         duty = group.create_task(world.prober.run())
-        while asked < 10:
-            await asyncio.sleep(0.001)
+        await all_asked.wait()
         duty.cancel()
     assert most == 2
 
