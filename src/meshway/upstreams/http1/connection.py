@@ -168,7 +168,6 @@ class Connection(asyncio.Protocol):
         self._collecting = False
         self._complete = False
         self._quiet_bytes = 0
-        self._interim_answers = 0
         self._due = due = now + self._bounds.first_byte_s if deadline is None else deadline
         if due < self._alarm_at:
             self._set_alarm(due)
@@ -211,6 +210,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def give_up(self, failure: MeshwayError) -> None:
+        """Close a connection whose dialling was broken off, for which uvloop reports no loss in some cases."""
+        self.shut(failure)
+        self.connection_lost(None)
+
     # --- for the reader of the body (response.BodySource) ---
 
     def collect(self) -> None:
@@ -232,9 +236,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast because uvloop's and the TLS transport have the methods but not the base class.
         self._transport = cast(asyncio.Transport, transport)
-        self._owner.opened(self)
         if self._state is _CLOSED:
             self._transport.abort()
+            self._transport = None
+            return
+        self._owner.opened(self)
+        if self._state is _CLOSED:
             return
         self._parser = httptools.HttpResponseParser(self)
         self._state = _READY
@@ -267,6 +274,8 @@ class Connection(asyncio.Protocol):
             self.shut(self._abandoned())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is None:
+            return
         if self._state is not _CLOSED:
             before = self._state is _WAITING and self._quiet_bytes == 0
             when = "before it answered" if before else "in the middle of its answer"
@@ -285,8 +294,8 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name == b"transfer-encoding":
             self._coding = value if self._coding is None else self._coding + b"," + value
-        # llhttp has taken the blanks before the value, not those behind it.
-        self._headers.append((name, value.rstrip(b" \t")))
+        # llhttp has taken the blanks before the value, not those behind it; it lets no control character but tab pass.
+        self._headers.append((name, value.rstrip()))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -326,6 +335,7 @@ class Connection(asyncio.Protocol):
             return  # an interim answer: the real one follows
         assert self._parser is not None
         self._complete = True
+        self._interim_answers = 0
         self._reusable = self._parser.should_keep_alive()
 
     # --- inside ---

@@ -74,7 +74,7 @@ class Dialer:
                     await loop.create_connection(lambda: connection, address, origin.port)
         except BaseException:
             # Cancelled or out of time while the socket opened: nobody will ever use it.
-            connection.shut(UpstreamUnreachable(f"Connecting to {origin} was given up."))
+            connection.give_up(UpstreamUnreachable(f"Connecting to {origin} was given up."))
             raise
         return connection
 

@@ -82,7 +82,8 @@ class OriginPool:
                     connection = await self._dialer.connect(self.origin, self._make, until)
                 return connection
         except (TimeoutError, UpstreamUnreachable) as error:
-            if deadline_first and self._loop.time() >= until:
+            out_of_time = isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError)
+            if deadline_first and out_of_time:
                 raise DeadlineExceeded(f"{self.origin} could not be reached in time.") from error
             if isinstance(error, UpstreamUnreachable):
                 raise

@@ -1,20 +1,18 @@
 """The bytes of a request. Pure. Refuses whatever could make the other side see another request than was meant."""
 
-import re
 from collections.abc import Sequence
 
 from meshway.kernel.errors import InvalidRequest
 
 __all__ = ["encode_request"]
 
-# RFC 9110 5.6.2 (token) and 5.5 (field value: no control characters but the tab).
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_METHOD = re.compile(_TOKEN)
-_TARGET = re.compile(rb"[\x21-\x7e]+")
-_HOST = re.compile(rb"[A-Za-z0-9._\-:\[\]]+")
-_HEADER_BLOCK = re.compile(rb"(?:" + _TOKEN + rb": [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
+# What may stand in each place. Deleting it and looking at the rest is the fastest check Python has: this is a hot path.
+_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110 5.6.2
+_VALUE_BYTES = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))  # RFC 9110 5.5: no control characters
+_TARGET_BYTES = bytes(range(0x21, 0x7F))
+_HOST_BYTES = b"-._:[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # They decide where the request ends and whom it is for, so they are written here and nowhere else.
-_OURS = re.compile(rb"^(host|content-length|transfer-encoding):", re.IGNORECASE | re.MULTILINE)
+_OURS = frozenset((b"host", b"content-length", b"transfer-encoding"))
 _METHODS_WITHOUT_BODY = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"))
 
 
@@ -27,25 +25,22 @@ def encode_request(
     Raises: InvalidRequest for a header, method, target or host that is not plain HTTP (CR, LF, NUL, ...), or a header
     that is written here.
     """
-    block = b"".join([b"%b: %b\r\n" % header for header in headers])
-    # The count catches a value with a whole line of its own inside, which the pattern alone would take for two headers.
-    if not _HEADER_BLOCK.fullmatch(block) or block.count(b"\n") != len(headers):
-        raise InvalidRequest(f"The header {_first_bad_header(headers)!r} cannot be sent: not a plain HTTP header.")
-    if headers and (ours := _OURS.search(block)):
-        raise InvalidRequest(f"The header {ours[1].decode('ascii')!r} is set by the hub and cannot be given.")
-    if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target) or not _HOST.fullmatch(host):
-        raise InvalidRequest("The method, path or host has characters that cannot stand in an HTTP request line.")
-    if body or method not in _METHODS_WITHOUT_BODY:
-        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n%b" % (
-            method, target, host, block, len(body), body,
-        )  # fmt: skip
-    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (method, target, host, block)
-
-
-def _first_bad_header(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The name only: values may be secrets."""
     for name, value in headers:
-        line = b"%b: %b\r\n" % (name, value)
-        if not _HEADER_BLOCK.fullmatch(line) or line.count(b"\n") != 1:
-            return name.decode("latin-1")
-    return ""
+        if not name or name.translate(None, _TOKEN_BYTES) or value.translate(None, _VALUE_BYTES):
+            # The name only: values may be secrets.
+            raise InvalidRequest(
+                f"The header {name.decode('latin-1')!r} cannot be sent: it is not a plain HTTP header."
+            )
+        if name.lower() in _OURS:
+            raise InvalidRequest(f"The header {name.decode('ascii')!r} is set by the hub and cannot be given.")
+    if (
+        not (method and target and host)
+        or method.translate(None, _TOKEN_BYTES)
+        or target.translate(None, _TARGET_BYTES)
+        or host.translate(None, _HOST_BYTES)
+    ):
+        raise InvalidRequest("The method, path or host has characters that cannot stand in an HTTP request line.")
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if body or method not in _METHODS_WITHOUT_BODY:
+        lines = b"%bcontent-length: %d\r\n" % (lines, len(body))
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n%b" % (method, target, host, lines, body)
