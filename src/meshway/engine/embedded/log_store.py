@@ -1,0 +1,256 @@
+"""The writer's side of Log: numbers the entries of each subject, recognises repetitions, keeps the index in step."""
+
+import json
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from meshway.engine.embedded.counters import Counter
+from meshway.engine.embedded.log_search import first_position_at
+from meshway.engine.embedded.queries import insert_rows, load_queries
+from meshway.engine.embedded.recent_ids import RecentIds, Remembered, digest_of
+from meshway.engine.embedded.writer import Publish, WriteCall
+from meshway.engine.ports import Appended, LogAppend, LogOutcome, WrongLast
+
+__all__ = ["EntryRow", "LogCall", "LogStore", "TrimCall"]
+
+# Position, subject id, sequence, time, message id, headers (JSON or None), data.
+EntryRow = tuple[int, int, int, int, str, bytes | None, bytes]
+
+# Entries beyond the index: a read of one subject looks through them all, so they stay few.
+_UNINDEXED_MAX = 2_048
+# Entries trimmed in one group, so that a large trim does not hold up others' writes.
+_TRIM_MAX = 500
+
+
+class LogCall(WriteCall):
+    """One `Log.append`."""
+
+    __slots__ = ("entries", "outcomes")
+
+    entries: Sequence[LogAppend]
+    outcomes: Sequence[LogOutcome]
+
+
+class TrimCall(WriteCall):
+    """Drop a part of a subject's entries up to `last_sequence`; `dropped` of them, `more` when some are left."""
+
+    __slots__ = ("dropped", "last_sequence", "more", "subject")
+
+    subject: str
+    last_sequence: int
+    dropped: int
+    more: bool
+
+
+class _Subject:
+    """A subject's end as the running transaction sees it."""
+
+    __slots__ = ("last", "last_message_id", "subject_id")
+
+    def __init__(self, subject_id: int, last: int, last_message_id: str | None) -> None:
+        self.subject_id = subject_id
+        self.last = last
+        self.last_message_id = last_message_id
+
+
+class LogStore:
+    """Writer's thread only. `publish` gets the subjects and rows of a group, in order, on the loop."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        recent: RecentIds,
+        window_ms: int,
+        subjects_cached_max: int,
+        now_ms: int,
+        publish: Callable[[Sequence[str], Sequence[EntryRow]], None],
+    ) -> None:
+        self._queries = load_queries("log.sql")
+        self._publish = publish
+        self._recent = recent
+        self._subjects_cached_max = subjects_cached_max
+        self._subjects: OrderedDict[str, _Subject] = OrderedDict()
+        self._positions = Counter(connection, "log_position")
+        self._next_subject_id: int = connection.execute(self._queries.text("subject_id_max")).fetchone()[0] + 1
+        self._last_at_ms = 0
+        self._indexed_to = 0
+        self._unindexed = 0
+        # Ends of the subjects beyond the index: what a lookup in the index would miss.
+        self._unindexed_ends: dict[int, tuple[int, str]] = {}
+        self._load_unindexed(connection)
+        recent.load(connection, self._recent_ids(connection, now_ms - window_ms))
+
+    @property
+    def position(self) -> int:
+        """The last position that was given out before opening; nothing after it exists yet."""
+        return self._positions.last
+
+    def apply_alone(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
+        return None
+
+    def apply(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
+        # Times never fall along the log, so that they can be searched.
+        now_ms = self._last_at_ms = max(now_ms, self._last_at_ms)
+        appending = [call for call in calls if isinstance(call, LogCall)]
+        publish = self._append(connection, appending, now_ms) if appending else None
+        for call in calls:
+            if isinstance(call, TrimCall):
+                self._trim(connection, call)
+        return publish
+
+    def rolled_back(self) -> None:
+        self._positions.rolled_back()
+        self._subjects.clear()
+        # What the index holds is unknown now; the next group reads it again.
+        self._indexed_to = -1
+
+    def _append(self, connection: sqlite3.Connection, calls: Sequence[LogCall], now_ms: int) -> Publish | None:
+        if self._indexed_to < 0:
+            self._load_unindexed(connection)
+        self._know_subjects(connection, {entry.subject for call in calls for entry in call.entries})
+        digests = [digest_of("log", entry.subject, entry.message_id) for call in calls for entry in call.entries]
+        known = self._recent.find(connection, digests, now_ms)
+        rows: list[EntryRow] = []
+        subjects: list[str] = []
+        remembered: list[Remembered] = []
+        next_digest = iter(digests)
+        for call in calls:
+            outcomes: list[LogOutcome] = []
+            for entry in call.entries:
+                digest = next(next_digest)
+                refused = self._refuse(connection, entry, known.get(digest), rows)
+                if refused is not None:
+                    outcomes.append(refused)
+                    continue
+                row = self._row(connection, entry, now_ms)
+                rows.append(row)
+                subjects.append(entry.subject)
+                known[digest] = (row[2], row[0])
+                remembered.append((digest, now_ms, row[2], row[0]))
+                outcomes.append(Appended(sequence=row[2], position=row[0], duplicate=False))
+            call.outcomes = outcomes
+        if not rows:
+            return None
+        insert_rows(connection, self._queries["insert_entries"], rows)
+        self._recent.remember(connection, remembered, now_ms)
+        for row in rows:
+            self._unindexed_ends[row[1]] = (row[2], row[4])
+        self._unindexed += len(rows)
+        if self._unindexed >= _UNINDEXED_MAX:
+            self._index(connection)
+        return lambda: self._publish(subjects, rows)
+
+    def _refuse(
+        self,
+        connection: sqlite3.Connection,
+        entry: LogAppend,
+        known: tuple[int, int] | None,
+        rows: Sequence[EntryRow],
+    ) -> LogOutcome | None:
+        """The outcome of an entry that is not to be written; None when it is."""
+        if entry.expected_last is None:
+            return None if known is None else Appended(sequence=known[0], position=known[1], duplicate=True)
+        subject = self._subjects[entry.subject]
+        if entry.expected_last == subject.last:
+            return None
+        if entry.expected_last < subject.last:
+            position = self._position_of(connection, subject.subject_id, entry, rows)
+            if position is not None:
+                return Appended(sequence=entry.expected_last + 1, position=position, duplicate=True)
+        return WrongLast(last=subject.last, last_message_id=subject.last_message_id)
+
+    def _position_of(
+        self, connection: sqlite3.Connection, subject_id: int, entry: LogAppend, rows: Sequence[EntryRow]
+    ) -> int | None:
+        """Where the entry stands if it is the one that was appended after `expected_last`."""
+        sequence = (entry.expected_last or 0) + 1
+        for row in rows:
+            if row[1] == subject_id and row[2] == sequence:
+                return row[0] if row[4] == entry.message_id else None
+        self._index(connection)
+        found = connection.execute(self._queries.text("entry_at"), (subject_id, sequence)).fetchone()
+        return found[0] if found is not None and found[1] == entry.message_id else None
+
+    def _row(self, connection: sqlite3.Connection, entry: LogAppend, now_ms: int) -> EntryRow:
+        subject = self._subjects[entry.subject]
+        position = self._positions.take(connection, 1)
+        subject.last += 1
+        subject.last_message_id = entry.message_id
+        headers = msgspec.json.encode(entry.headers) if entry.headers else None
+        return (position, subject.subject_id, subject.last, now_ms, entry.message_id, headers, entry.data)
+
+    def _know_subjects(self, connection: sqlite3.Connection, names: set[str]) -> None:
+        """Put the ends of all subjects of a group into the cache, making those that are new."""
+        unknown = [name for name in names if name not in self._subjects]
+        if unknown:
+            found = connection.execute(self._queries.text("find_subjects"), (json.dumps(unknown),)).fetchall()
+            for subject_id, name, trimmed_to, trimmed_message_id in found:
+                end = self._end_of(connection, subject_id) or (trimmed_to, trimmed_message_id)
+                self._subjects[name] = _Subject(subject_id, *end)
+            new = [name for name in unknown if name not in self._subjects]
+            for name in new:
+                self._subjects[name] = _Subject(self._next_subject_id, 0, None)
+                self._next_subject_id += 1
+            insert_rows(
+                connection, self._queries["insert_subjects"], [(self._subjects[name].subject_id, name) for name in new]
+            )
+        for name in names:
+            self._subjects.move_to_end(name)
+        while len(self._subjects) > max(self._subjects_cached_max, len(names)):
+            self._subjects.popitem(last=False)
+
+    def _end_of(self, connection: sqlite3.Connection, subject_id: int) -> tuple[int, str] | None:
+        end = self._unindexed_ends.get(subject_id)
+        if end is None:
+            end = connection.execute(self._queries.text("last_indexed"), (subject_id,)).fetchone()
+        return end
+
+    def _index(self, connection: sqlite3.Connection) -> None:
+        """Complete the index up to what the database holds; rows of this group not inserted yet are left out."""
+        connection.execute(self._queries.text("index_entries"), (self._indexed_to,))
+        position: int = connection.execute(self._queries.text("position_max")).fetchone()[0]
+        self._indexed_to = max(position, self._indexed_to)
+        connection.execute(self._queries.text("set_indexed"), (self._indexed_to,))
+        self._unindexed = 0
+        self._unindexed_ends.clear()
+
+    def _load_unindexed(self, connection: sqlite3.Connection) -> None:
+        found = connection.execute(self._queries.text("indexed_to")).fetchone()
+        self._indexed_to = found[0] if found else 0
+        self._unindexed = 0
+        self._unindexed_ends.clear()
+        for row in connection.execute(self._queries.text("heads_unindexed"), (self._indexed_to,)):
+            subject_id, sequence, _position, at_ms, message_id = row
+            self._unindexed_ends[subject_id] = (sequence, message_id)
+            self._last_at_ms = max(self._last_at_ms, at_ms)
+            self._unindexed += 1
+
+    def _recent_ids(self, connection: sqlite3.Connection, since_ms: int) -> Iterator[Remembered]:
+        begin = first_position_at(connection, self._queries, since_ms, self._positions.last)
+        rows = connection.execute(self._queries.text("recent"), (begin, -1))
+        for subject, message_id, at_ms, sequence, position in rows:
+            yield digest_of("log", subject, message_id), at_ms, sequence, position
+
+    def _trim(self, connection: sqlite3.Connection, call: TrimCall) -> None:
+        call.dropped = 0
+        call.more = False
+        found = connection.execute(self._queries.text("find_subject"), (call.subject,)).fetchone()
+        if found is None:
+            return
+        subject_id = found[0]
+        self._index(connection)
+        rows = connection.execute(
+            self._queries.text("oldest_to"), (subject_id, call.last_sequence, _TRIM_MAX)
+        ).fetchall()
+        if not rows:
+            return
+        last_sequence, _position, message_id = rows[-1]
+        connection.execute(self._queries.text("delete_entries"), (json.dumps([row[1] for row in rows]),))
+        connection.execute(self._queries.text("delete_indexed"), (subject_id, last_sequence))
+        connection.execute(self._queries.text("set_trimmed"), (last_sequence, message_id, subject_id))
+        call.dropped = len(rows)
+        call.more = len(rows) == _TRIM_MAX

@@ -1,0 +1,181 @@
+"""Queue on the embedded store."""
+
+import asyncio
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from meshway.engine.embedded.leasing import Leasing
+from meshway.engine.embedded.log_search import decode_headers
+from meshway.engine.embedded.loops import new_finished
+from meshway.engine.embedded.names import check_name
+from meshway.engine.embedded.queries import load_queries
+from meshway.engine.embedded.queue_calls import AppendCall, DueCall, QueueSweep, RenewCall, SettleCall
+from meshway.engine.embedded.queue_store import QueueNews, QueueStore
+from meshway.engine.embedded.readers import Readers
+from meshway.engine.embedded.writer import Writer
+from meshway.engine.ports import (
+    Lease,
+    Priority,
+    QueueAppend,
+    QueueDepth,
+    QueuedMessage,
+    QueueOutcome,
+    Settlement,
+    SettleOutcome,
+)
+from meshway.kernel.clock import Clock
+from meshway.kernel.errors import FieldError, InvalidRequest
+
+__all__ = ["EmbeddedQueue"]
+
+_LEASES_MAX = 1_000
+_PAGE_MAX = 1_000
+# Ends of pages of peek that are remembered, so that the next page needs no search; a page forgotten is only slower.
+_MARKS_MAX = 1_000
+# What a message adds to the write-ahead log besides its payload, over its whole life.
+_MESSAGE_OVERHEAD_BYTES = 600
+_NO_MESSAGES = QueueDepth(waiting=0, held=0, delayed=0, dead=0)
+
+
+class EmbeddedQueue:
+    """See `engine.ports.Queue`."""
+
+    def __init__(self, *, writer: Writer, readers: Readers, leasing: Leasing, clock: Clock) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._leasing = leasing
+        self._clock = clock
+        self._queries = load_queries("queue.sql")
+        self._store: QueueStore | None = None
+        self._depths: dict[str, QueueDepth] = {}
+        self._next_due_ms: int | None = None
+        self._due_changed = asyncio.Event()
+        self._marks: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+
+    def use(self, store: QueueStore) -> None:
+        """The store, which needs this object's `publish` and so comes later."""
+        self._store = store
+        self._leasing.use(store)
+        self._depths = store.depths()
+        self._next_due_ms = store.next_due_ms
+
+    def publish(self, news: QueueNews) -> None:
+        """What a group changed; on the loop, in order."""
+        for name, depth in news.depths:
+            if depth is None:
+                self._depths.pop(name, None)
+            else:
+                self._depths[name] = depth
+        self._next_due_ms = news.next_due_ms
+        if news.next_due_ms is not None:
+            self._due_changed.set()
+        if news.ready:
+            self._leasing.wake(news.ready)
+
+    async def append(self, messages: Sequence[QueueAppend]) -> Sequence[QueueOutcome]:
+        if not messages:
+            return []
+        weight = 0
+        for message in messages:
+            check_name(message.queue, "queue")
+            weight += _MESSAGE_OVERHEAD_BYTES + len(message.data)
+        call = AppendCall(self.store, new_finished(), weight=weight)
+        call.messages = messages
+        self._writer.submit(call)
+        await call.finished
+        return call.outcomes
+
+    async def lease(self, queue: str, *, count: int, wait_ms: int = 0) -> Sequence[Lease]:
+        check_name(queue, "queue")
+        if not 1 <= count <= _LEASES_MAX:
+            raise _invalid("count", f"choose 1 to {_LEASES_MAX:,}")
+        return await self._leasing.lease(queue, count, wait_ms)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettleOutcome]:
+        if not settlements:
+            return []
+        call = SettleCall(self.store, new_finished(), weight=_MESSAGE_OVERHEAD_BYTES * len(settlements))
+        call.settlements = settlements
+        self._writer.submit(call)
+        await call.finished
+        return call.outcomes
+
+    async def peek(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[QueuedMessage]:
+        check_name(queue, "queue")
+        if not 1 <= limit <= _PAGE_MAX:
+            raise _invalid("limit", f"choose 1 to {_PAGE_MAX:,}")
+        mark = self._marks.get((queue, after)) if after is not None else None
+        found = await self._readers.run(lambda connection: self._peek(connection, queue, after, mark, limit))
+        if found:
+            rank, row, message = found[-1]
+            self._marks[(queue, message.message_id)] = (rank, row)
+            while len(self._marks) > _MARKS_MAX:
+                self._marks.popitem(last=False)
+        return [message for _rank, _row, message in found]
+
+    async def depth(self, queues: Sequence[str]) -> Sequence[QueueDepth]:
+        return [self._depths.get(check_name(queue, "queue"), _NO_MESSAGES) for queue in queues]
+
+    async def wake_due(self) -> None:
+        """Wait until something may be due, then make it so; for the duty that does it for ever."""
+        if self._next_due_ms is None:
+            self._due_changed.clear()
+            await self._due_changed.wait()
+        if self._next_due_ms is not None and self._next_due_ms <= self._clock.now_ms():
+            call = DueCall(self.store, new_finished(), lazy=True)
+            self._writer.submit(call)
+            await call.finished
+
+    async def sweep(self) -> None:
+        """Drop what has expired."""
+        more = True
+        while more:
+            call = QueueSweep(self.store, new_finished(), lazy=True)
+            self._writer.submit(call)
+            await call.finished
+            more = call.more
+
+    async def renew_found_leases(self) -> int:
+        """Give every lease that is running one full lease time from now; how many. For a hub that has just started."""
+        call = RenewCall(self.store, new_finished())
+        self._writer.submit(call)
+        await call.finished
+        return call.renewed
+
+    @property
+    def store(self) -> QueueStore:
+        if self._store is None:
+            raise RuntimeError("use() comes first")
+        return self._store
+
+    def _peek(
+        self, connection: sqlite3.Connection, queue: str, after: str | None, mark: tuple[int, int] | None, limit: int
+    ) -> Sequence[tuple[int, int, QueuedMessage]]:
+        known = connection.execute(self._queries.text("queue_id"), (queue,)).fetchone()
+        if known is None:
+            return []
+        if after is not None and mark is None:
+            mark = connection.execute(self._queries.text("turn_of"), (known[0], after)).fetchone()
+            if mark is None:
+                raise _invalid("after", "this message has left the queue; begin again with the first page")
+        rank, row = mark or (-1_000, 0)
+        rows = connection.execute(self._queries.text("peek"), (known[0], rank, row, limit))
+        return [(found[0], found[1], _message(queue, found[2:])) for found in rows]
+
+
+def _message(queue: str, columns: tuple[str, bytes, bytes | None, int, int, str | None]) -> QueuedMessage:
+    message_id, data, headers, priority, enqueued_at_ms, ordering_key = columns
+    return QueuedMessage(
+        queue=queue,
+        message_id=message_id,
+        data=data,
+        headers=decode_headers(headers),
+        priority=Priority(priority),
+        enqueued_at_ms=enqueued_at_ms,
+        ordering_key=ordering_key,
+    )
+
+
+def _invalid(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -1,0 +1,156 @@
+"""QueueAdmin on the embedded store. Long works are cut into parts, so that others' writes go on between them."""
+
+import sqlite3
+from collections.abc import Sequence
+
+from meshway.engine.embedded.log_search import decode_headers
+from meshway.engine.embedded.loops import new_finished
+from meshway.engine.embedded.names import check_name
+from meshway.engine.embedded.queries import load_queries
+from meshway.engine.embedded.queue import EmbeddedQueue
+from meshway.engine.embedded.queue_books import decode_settings
+from meshway.engine.embedded.queue_calls import ConfigureCall, PurgeCall, RedriveCall, RemoveCall
+from meshway.engine.embedded.queue_rows import decode_history
+from meshway.engine.embedded.readers import Readers
+from meshway.engine.embedded.writer import WriteCall, Writer
+from meshway.engine.ports import DeadLetter, Priority, QueuedMessage, QueueSettings
+from meshway.kernel.errors import FieldError, InvalidRequest
+
+__all__ = ["EmbeddedQueueAdmin"]
+
+_PAGE_MAX = 1_000
+# A lease shorter than this ends before its answer has arrived.
+_LEASE_MS_MIN = 100
+
+
+class EmbeddedQueueAdmin:
+    """See `engine.ports.QueueAdmin`."""
+
+    def __init__(self, queue: EmbeddedQueue, *, writer: Writer, readers: Readers) -> None:
+        self._queue = queue
+        self._writer = writer
+        self._readers = readers
+        self._queries = load_queries("queue.sql")
+
+    async def configure(self, queue: str, settings: QueueSettings) -> None:
+        check_name(queue, "queue")
+        _check_settings(settings)
+        call = ConfigureCall(self._queue.store, new_finished())
+        call.queue = queue
+        call.settings = settings
+        await self._done(call)
+
+    async def settings(self, queue: str) -> QueueSettings:
+        check_name(queue, "queue")
+        return await self._readers.run(lambda connection: self._read_settings(connection, queue))
+
+    async def queues(self, *, after: str | None = None, limit: int = 500) -> Sequence[str]:
+        _check_limit(limit)
+        return await self._readers.run(
+            lambda connection: [
+                name for (name,) in connection.execute(self._queries.text("names"), (after or "", limit))
+            ]
+        )
+
+    async def purge(self, queue: str) -> int:
+        check_name(queue, "queue")
+        dropped = 0
+        up_to: int | None = None
+        more = True
+        while more:
+            call = PurgeCall(self._queue.store, new_finished())
+            call.queue = queue
+            call.up_to = up_to
+            await self._done(call)
+            dropped += call.dropped
+            up_to = call.up_to
+            more = call.more
+        return dropped
+
+    async def dead_letters(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+        check_name(queue, "queue")
+        _check_limit(limit)
+        return await self._readers.run(lambda connection: self._read_dead(connection, queue, after, limit))
+
+    async def redrive(self, queue: str, message_ids: Sequence[str]) -> Sequence[bool]:
+        check_name(queue, "queue")
+        if not message_ids:
+            return []
+        call = RedriveCall(self._queue.store, new_finished())
+        call.queue = queue
+        call.message_ids = message_ids
+        await self._done(call)
+        return call.outcomes
+
+    async def remove(self, queue: str) -> None:
+        more = True
+        while more:
+            await self.purge(queue)
+            call = RemoveCall(self._queue.store, new_finished())
+            call.queue = queue
+            await self._done(call)
+            more = call.more
+
+    async def _done(self, call: WriteCall) -> None:
+        self._writer.submit(call)
+        await call.finished
+
+    def _read_settings(self, connection: sqlite3.Connection, queue: str) -> QueueSettings:
+        found = connection.execute(self._queries.text("queue_id"), (queue,)).fetchone()
+        return QueueSettings() if found is None or found[1] is None else decode_settings(found[1])
+
+    def _read_dead(
+        self, connection: sqlite3.Connection, queue: str, after: str | None, limit: int
+    ) -> Sequence[DeadLetter]:
+        found = connection.execute(self._queries.text("queue_id"), (queue,)).fetchone()
+        if found is None:
+            return []
+        begin = 0
+        if after is not None:
+            mark = connection.execute(self._queries.text("find_dead"), (found[0], after)).fetchone()
+            if mark is None:
+                message = "this dead letter has been redriven or removed; begin again with the first page"
+                raise InvalidRequest(f"after: {message}", fields=[FieldError("after", message)])
+            begin = mark[0]
+        rows = connection.execute(self._queries.text("list_dead"), (found[0], begin, limit))
+        return [_dead_letter(queue, row) for row in rows]
+
+
+def _dead_letter(
+    queue: str, row: tuple[int, str, bytes, bytes | None, int, int, str | None, str, bytes | None, int]
+) -> DeadLetter:
+    _dead_id, message_id, data, headers, priority, enqueued_at_ms, ordering_key, reason, history, dead_at_ms = row
+    return DeadLetter(
+        message=QueuedMessage(
+            queue=queue,
+            message_id=message_id,
+            data=data,
+            headers=decode_headers(headers),
+            priority=Priority(priority),
+            enqueued_at_ms=enqueued_at_ms,
+            ordering_key=ordering_key,
+        ),
+        reason=reason,
+        attempts=decode_history(history),
+        dead_at_ms=dead_at_ms,
+    )
+
+
+def _check_settings(settings: QueueSettings) -> None:
+    wrong: list[FieldError] = []
+    if settings.lease_ms < _LEASE_MS_MIN:
+        wrong.append(FieldError("lease_ms", f"choose at least {_LEASE_MS_MIN}"))
+    if settings.dedupe_window_ms < 1:
+        wrong.append(FieldError("dedupe_window_ms", "choose at least 1"))
+    for field in ("messages_max", "bytes_max", "retention_ms"):
+        value = getattr(settings, field)
+        if value is not None and value < 1:
+            wrong.append(FieldError(field, "choose at least 1, or leave it out for no limit"))
+    if wrong:
+        raise InvalidRequest("; ".join(f"{error.field}: {error.message}" for error in wrong), fields=wrong)
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= _PAGE_MAX:
+        message = f"choose 1 to {_PAGE_MAX:,}"
+        raise InvalidRequest(f"limit: {message}", fields=[FieldError("limit", message)])
