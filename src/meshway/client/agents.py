@@ -9,7 +9,7 @@ import msgspec
 
 from meshway.client.connection import HubConnection
 from meshway.client.errors import HubUnreachable, UnexpectedAnswer
-from meshway.client.values import AgentChange, Page, RegisteredAgent
+from meshway.client.values import AgentChange, AgentInstance, Page, RegisteredAgent
 from meshway.protocols.sse import SseEvent
 
 __all__ = ["AgentsApi"]
@@ -109,11 +109,11 @@ class AgentsApi:
         instance: str | None = None,
         in_flight: int | None = None,
         ttl_ms: int | None = None,
-    ) -> RegisteredAgent:
-        """Say that the agent, or one of its instances, is alive for `ttl_ms` more."""
+    ) -> AgentInstance:
+        """Say that an instance (the only one, unless named) is alive for `ttl_ms` more; its lease is in the answer."""
         fields = {"instance": instance, "in_flight": in_flight, "ttl_ms": ttl_ms}
         body = {name: value for name, value in fields.items() if value is not None}
-        return await self._connection.request("POST", _path(agent_id, None, "heartbeat"), RegisteredAgent, body=body)
+        return await self._connection.request("POST", _path(agent_id, None, "heartbeat"), AgentInstance, body=body)
 
     async def add_instance(
         self,
@@ -124,11 +124,11 @@ class AgentsApi:
         labels: Mapping[str, str] | None = None,
         capacity: int | None = None,
         weight: int | None = None,
-    ) -> RegisteredAgent:
-        """One more replica behind the same name."""
+    ) -> AgentInstance:
+        """One more replica behind the same name; it must answer. The same id again replaces that instance."""
         fields = {"id": instance, "labels": labels, "capacity": capacity, "weight": weight}
         body = {"url": url, **{name: value for name, value in fields.items() if value is not None}}
-        return await self._connection.request("POST", _path(agent_id, None, "instances"), RegisteredAgent, body=body)
+        return await self._connection.request("POST", _path(agent_id, None, "instances"), AgentInstance, body=body)
 
     async def remove_instance(self, agent_id: str, instance: str) -> None:
         """Forget one replica."""

@@ -26,6 +26,6 @@ class KeysApi:
         """All keys without their secrets, revoked ones too, oldest first."""
         return await self._connection.request("GET", "/v1/keys", Page[ApiKeyInfo])
 
-    async def revoke(self, key_id: str) -> None:
+    async def revoke(self, key_id: str) -> ApiKeyInfo:
         """Effective at once. Raises: HubError `key_not_found`."""
-        await self._connection.request("DELETE", f"/v1/keys/{quote(key_id, safe='')}", type(None))
+        return await self._connection.request("DELETE", f"/v1/keys/{quote(key_id, safe='')}", ApiKeyInfo)

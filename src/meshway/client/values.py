@@ -34,7 +34,9 @@ class AgentInstance(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int | None = None
     weight: int = 1
     in_flight: int = 0
+    state_since: str = ""
     last_seen: str | None = None
+    lease_until: str | None = None
 
 
 class RegisteredAgent(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,7 @@ class RegisteredAgent(msgspec.Struct, frozen=True, kw_only=True):
     card: dict[str, object] = {}
     instances: tuple[AgentInstance, ...] = ()
     settings: dict[str, object] = {}
+    has_credential: bool = False
     registered_at: str = ""
     registered_by: str | None = None
     last_seen: str | None = None

@@ -60,7 +60,7 @@ def decode_body(body: bytes, model: type[Model]) -> Model:
     except msgspec.ValidationError as error:
         raise _invalid("The body", _wrong_members(body, model) or [_field_error(str(error))]) from None
     except RecursionError:
-        raise MalformedBody("The JSON of the body is nested too deeply.") from None
+        raise _too_deep() from None
     except UnicodeDecodeError as error:
         raise MalformedBody(f"The body is not valid UTF-8 (byte {error.start}).") from None
     except msgspec.DecodeError as error:
@@ -109,6 +109,9 @@ def _wrong_members(body: bytes, model: type[msgspec.Struct]) -> list[FieldError]
         members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except msgspec.MsgspecError:
         return []
+    except RecursionError:
+        # Deep nesting behind the fault that was found first.
+        raise _too_deep() from None
     fields = {field.encode_name: field for field in msgspec.structs.fields(model)}
     wrong = [FieldError(name, "is missing") for name, field in fields.items() if field.required and name not in members]
     for name, raw in members.items():
@@ -151,6 +154,10 @@ def _invalid(what: str, wrong: Sequence[FieldError]) -> InvalidRequest:
     first = "; ".join(f"{each.field} {each.message}".strip() for each in shown[:3])
     more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
     return InvalidRequest(f"{what} is not as expected: {first}{more}.", fields=shown)
+
+
+def _too_deep() -> MalformedBody:
+    return MalformedBody("The JSON of the body is nested too deeply.")
 
 
 def _too_large(bytes_max: int) -> PayloadTooLarge:

@@ -168,7 +168,7 @@ class InstancePatchBody(_Body, frozen=True, kw_only=True):
 class KeyCreation(_Body, frozen=True, kw_only=True):
     """A new key."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128, description="Who or what uses it.")]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, description="Who or what uses it.")]
     scopes: Annotated[
         list[str],
         msgspec.Meta(
