@@ -6,6 +6,7 @@ write. Leases run on the monotonic clock, so a wall clock that is set ends none.
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -64,6 +65,8 @@ class PresenceTracker:
         self._settings = settings
         self._live: dict[str, dict[str, _Live]] = {}
         self._leased: set[tuple[AgentId, InstanceId]] = set()
+        # No lease ends before this, so most sweeps need not look at any.
+        self._first_end_ms = math.inf
         # Observed and not stored yet, and what a write under way is storing: both stand above what the store says.
         self._unwritten: dict[AgentId, set[InstanceId]] = {}
         self._writing: dict[AgentId, set[InstanceId]] = {}
@@ -121,6 +124,7 @@ class PresenceTracker:
         live.lease_ends_ms, live.lease_until_ms = self._clock.monotonic_ms() + ttl_ms, renewed.lease_until_ms
         live.last_seen_ms, live.failures = now_ms, 0
         self._leased.add((AgentId(agent_id), InstanceId(instance_id)))
+        self._first_end_ms = min(self._first_end_ms, live.lease_ends_ms)
         if believed(renewed) is not believed(before) or renewed.lease_ttl_ms != before.lease_ttl_ms:
             self._show(agent_id, live, renewed)
         # A renewal alone is neither a change to watchers nor worth a write.
@@ -136,6 +140,13 @@ class PresenceTracker:
             for instance in agent.instances
         )
         return msgspec.structs.replace(agent, instances=shown)
+
+    def is_sure(self, agent_id: str, instance_id: str, heard_after_ms: int) -> bool:
+        """Online, and with a running lease or an answer since then: nobody needs to ask."""
+        live = self._live.get(agent_id, {}).get(instance_id)
+        if live is None or not live.steady:
+            return False
+        return live.lease_ends_ms is not None or (live.last_seen_ms or 0) > heard_after_ms
 
     # Leases
 
@@ -154,11 +165,15 @@ class PresenceTracker:
         if elapsed_ms > self._settings.sweep_interval_ms + tolerance_ms or drift_ms > tolerance_ms:
             self._grant_grace(monotonic_ms, now_ms)
             return 0
-        ended = 0
+        if monotonic_ms < self._first_end_ms:
+            return 0
+        ended, self._first_end_ms = 0, math.inf
         for agent_id, instance_id in list(self._leased):
             live = self._live[agent_id][instance_id]
             if live.lease_ends_ms is not None and live.lease_ends_ms <= monotonic_ms:
                 ended += self._end_lease(agent_id, live, now_ms)
+            if live.lease_ends_ms is not None:
+                self._first_end_ms = min(self._first_end_ms, live.lease_ends_ms)
         return ended
 
     def _end_lease(self, agent_id: AgentId, live: _Live, now_ms: int) -> bool:
@@ -255,6 +270,7 @@ class PresenceTracker:
             live.lease_ends_ms = self._clock.monotonic_ms() + instance.lease_ttl_ms
             live.lease_until_ms = self._clock.now_ms() + instance.lease_ttl_ms
             self._leased.add(key)
+            self._first_end_ms = min(self._first_end_ms, live.lease_ends_ms)
         return live
 
     def _overlay(self, stored: Agent) -> Agent:

@@ -21,7 +21,7 @@ from meshway.registry.values import Agent, AgentState, CardFacts, Instance
 __all__ = ["CardProbe", "CardSeen", "Prober"]
 
 # How often the schedule is looked at: finer than the shortest retry is of no use.
-_TICK_S = 0.5
+_TICK_S = 1.0
 
 CardSeen = Callable[[AgentId, InstanceId, CardFacts], Awaitable[None]]
 
@@ -85,11 +85,9 @@ class Prober:
         monotonic_ms, now_ms = self._clock.monotonic_ms(), self._clock.now_ms()
         schedules, self._schedules = self._schedules, {}
         found = []
-        for agent, instance in self._probed():
+        for agent, instance in self._in_doubt(now_ms):
             key = (agent.id, instance.id)
             schedule = schedules.get(key)
-            if self._is_quiet(instance, now_ms):
-                continue
             if schedule is None:
                 schedule = _Schedule(monotonic_ms + self._first_wait_ms(instance))
             self._schedules[key] = schedule
@@ -124,19 +122,14 @@ class Prober:
         finally:
             self._room.release()
 
-    def _probed(self) -> Iterator[tuple[Agent, Instance]]:
-        for agent in self._directory.all():
+    def _in_doubt(self, now_ms: int) -> Iterator[tuple[Agent, Instance]]:
+        """Instances that may be probed and did not show within the interval that they are there."""
+        heard_after_ms = now_ms - self._settings.probe_interval_ms
+        for agent in self._directory.in_any_order():
             if agent.by_url and agent.settings.probe:
-                seen = self._tracker.seen(agent)
-                yield from ((agent, instance) for instance in seen.instances)
-
-    def _is_quiet(self, instance: Instance, now_ms: int) -> bool:
-        """Nothing to ask: it is known to be there, by its lease or by an answer within the interval."""
-        if believed(instance) is not AgentState.ONLINE:
-            return False
-        if instance.lease_until_ms is not None:
-            return True
-        return instance.last_seen_ms is not None and now_ms - instance.last_seen_ms < self._settings.probe_interval_ms
+                for instance in agent.instances:
+                    if not self._tracker.is_sure(agent.id, instance.id, heard_after_ms):
+                        yield agent, instance
 
     def _first_wait_ms(self, instance: Instance) -> float:
         """Soon for one that is in doubt; spread over a tenth of the interval for one that is merely silent."""

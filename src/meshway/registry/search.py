@@ -1,6 +1,6 @@
 """Finding agents: exact filters, and a ranked text search over name, description and skills. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meshway.kernel.errors import FieldError, InvalidRequest
@@ -73,11 +73,11 @@ def search_tokens(q: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(q.casefold().split()))[:_TOKENS_MAX] if q else ()
 
 
-def matches(agent: Agent, text: SearchText, query: AgentQuery) -> bool:
+def matches(agent: Agent, text: Callable[[], SearchText], query: AgentQuery) -> bool:
     """Do all exact filters hold? Skills match by id or name, skills and tags whatever their case."""
-    if query.skill is not None and query.skill.casefold() not in text.skill_names:
+    if query.skill is not None and query.skill.casefold() not in text().skill_names:
         return False
-    if query.tag is not None and query.tag.casefold() not in text.tag_names:
+    if query.tag is not None and query.tag.casefold() not in text().tag_names:
         return False
     if query.state is not None and agent_state(agent) is not query.state:
         return False

@@ -22,8 +22,9 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     sweep_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=60_000)] = 500
     # A sweep later than this, or a wall clock that moved by this, means the hub slept: nobody is blamed for silence.
     sleep_tolerance_ms: Annotated[int, msgspec.Meta(ge=100, le=600_000)] = 5_000
-    # Failures in a row, and the time they must span, before an instance is offline: a restart takes about that long.
+    # Failures in a row before an instance is offline: one may be a restart's last moment, three are not.
     offline_after_failures: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 3
+    # The time those failures must span: many calls that meet one restart at the same moment are one sign, not many.
     offline_after_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 2_000
     # Ask an instance for its card when it was silent this long; 0 switches probing off for the whole hub.
     probe_interval_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 30_000

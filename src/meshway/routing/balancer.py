@@ -4,8 +4,10 @@ Not here: who is well (registry), and trying elsewhere after a refusal (gateway,
 """
 
 import random
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import accumulate
 
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import TooManyInFlight, UpstreamUnreachable
@@ -19,6 +21,10 @@ __all__ = ["Balancer"]
 _NOBODY: frozenset[str] = frozenset()
 # Records of instances that nobody calls any more are dropped when so many have gathered.
 _LOADS_BEFORE_PRUNING = 1_024
+# Draws before all instances are looked at: two suffice while most are free.
+_DRAWS_MAX = 6
+# Agents whose spread is kept; beyond that they are made anew.
+_SPREADS_MAX = 10_000
 
 
 class _Load:
@@ -35,6 +41,18 @@ class _Load:
         self.failed_at_ms = 0
 
 
+class _Spread:
+    """The online instances of one version of an agent, laid end to end by weight."""
+
+    __slots__ = ("agent", "drawable", "ends", "online")
+
+    def __init__(self, agent: Agent, *, drawable: bool) -> None:
+        self.agent = agent
+        self.online = [instance for instance in agent.instances if instance.state is AgentState.ONLINE]
+        self.ends = list(accumulate(instance.weight for instance in self.online))
+        self.drawable = drawable and len(self.online) > 1
+
+
 class Balancer:
     """One per hub; used from the event loop only. Counts are this hub's own."""
 
@@ -48,6 +66,7 @@ class Balancer:
         self._hub_probes = hub_probes
         self._loads: dict[tuple[str, str], _Load] = {}
         self._prune_at = _LOADS_BEFORE_PRUNING
+        self._spreads: dict[str, _Spread] = {}
 
     def pick(self, agent: Agent, *, exclude: AbstractSet[str] = _NOBODY, wanted: InstanceId | None = None) -> Instance:
         """The instance for one call; `begin` it, tell what you `saw`, `end` it.
@@ -67,7 +86,7 @@ class Balancer:
                 return only
         if wanted is not None and (owner := agent.instance(wanted)) is not None:
             return self._owner(agent, owner, exclude)
-        return self._choose(agent, exclude)
+        return (not exclude and self._two_at_random(agent)) or self._choose(agent, exclude)
 
     def begin(self, agent_id: str, instance_id: str) -> None:
         """A call goes to the instance."""
@@ -106,6 +125,38 @@ class Balancer:
         return 0 if load is None else self._calls(load)
 
     # Choosing
+
+    def _two_at_random(self, agent: Agent) -> Instance | None:
+        """The usual case without looking at all of many instances; None when it takes a closer look.
+
+        Drawing again on an instance that cannot be taken leaves the shares of the others as their weights say.
+        """
+        spread = self._spreads.get(agent.id)
+        if spread is None or spread.agent is not agent:
+            spread = self._new_spread(agent)
+        if not spread.drawable:
+            return None
+        first: Instance | None = None
+        for _ in range(_DRAWS_MAX):
+            drawn = spread.online[bisect(spread.ends, self._chance.random() * spread.ends[-1])]
+            load = self._loads.get((agent.id, drawn.id))
+            if drawn is first or (load is not None and not self._is_free(drawn, load)):
+                continue
+            if first is not None:
+                return self._freer(agent, first, drawn)
+            first = drawn
+        if first is None:
+            return None
+        # The first draw stands: drawing it again would give heavy instances less than their share.
+        others = [i for i in spread.online if i is not first and self._is_free_now(agent, i)]
+        return self._freer(agent, first, self._by_weight(others)) if others else first
+
+    def _new_spread(self, agent: Agent) -> "_Spread":
+        if len(self._spreads) >= _SPREADS_MAX:
+            self._spreads.clear()
+        doubted = any(i.state in (AgentState.SUSPECT, AgentState.OFFLINE) for i in agent.instances)
+        spread = self._spreads[agent.id] = _Spread(agent, drawable=self._is_probed(agent) or not doubted)
+        return spread
 
     def _choose(self, agent: Agent, exclude: AbstractSet[str]) -> Instance:
         monotonic_ms = self._clock.monotonic_ms()
@@ -148,10 +199,13 @@ class Balancer:
 
     def _unprobed(self, agent: Agent, suspect: Sequence[Instance], trials: Sequence[Instance]) -> Sequence[Instance]:
         """Instances in doubt that nobody probes: a call must try them, or beside a well one they never come back."""
-        if self._hub_probes and agent.by_url and agent.settings.probe:
+        if self._is_probed(agent):
             return ()
         # A suspect one has a closed breaker, so it may be tried at once; failing opens it.
         return (*suspect, *trials)
+
+    def _is_probed(self, agent: Agent) -> bool:
+        return self._hub_probes and agent.by_url and agent.settings.probe
 
     def _on_trial(self, agent: Agent, instance: Instance, monotonic_ms: float) -> Instance:
         load = self._loads.get((agent.id, instance.id)) or self._new_load(agent.id, instance.id)
@@ -164,6 +218,10 @@ class Balancer:
             return candidates[0]
         first = self._by_weight(candidates)
         second = self._by_weight([candidate for candidate in candidates if candidate is not first])
+        return self._freer(agent, first, second)
+
+    def _freer(self, agent: Agent, first: Instance, second: Instance) -> Instance:
+        """The one with fewer calls for its weight; the first on a tie, so that idle instances share by weight."""
         return second if self._share(agent, second) < self._share(agent, first) else first
 
     def _by_weight(self, candidates: Sequence[Instance]) -> Instance:
@@ -179,6 +237,10 @@ class Balancer:
         return 0.0 if load is None else self._calls(load) / instance.weight
 
     # Loads
+
+    def _is_free_now(self, agent: Agent, instance: Instance) -> bool:
+        load = self._loads.get((agent.id, instance.id))
+        return load is None or self._is_free(instance, load)
 
     def _is_free(self, instance: Instance, load: _Load) -> bool:
         return self._is_trusted(instance, load) and self._has_room(instance, load)

@@ -36,6 +36,26 @@ def test_idle_instances_share_by_weight(balancer):
     assert 2_800 <= share["x"] <= 3_200
 
 
+@pytest.mark.parametrize("weights", [(1, 1), (9, 1), (1_000, 1), (5, 3, 2), (1,) * 20])
+def test_every_share_is_what_the_weights_say(balancer, weights):
+    agent = an_agent("a", *(an_instance(f"i{n}", weight=weight) for n, weight in enumerate(weights)))
+    calls = 6_000
+    share = picks(balancer, agent, calls)
+    for number, weight in enumerate(weights):
+        likely = weight / sum(weights)
+        spread = (calls * likely * (1 - likely)) ** 0.5
+        # Five standard deviations: by chance once in a million runs, and the seed is fixed.
+        assert abs(share[f"i{number}"] - calls * likely) <= 5 * spread + 1
+
+
+def test_a_full_heavy_instance_leaves_its_calls_to_the_light_ones(balancer):
+    agent = an_agent("a", an_instance("heavy", weight=1_000, capacity=1), an_instance("x"), an_instance("y"))
+    balancer.begin("a", "heavy")
+    share = picks(balancer, agent, 1_000)
+    assert set(share) == {"x", "y"}
+    assert 400 <= share["x"] <= 600
+
+
 def test_of_two_the_less_loaded_is_taken(balancer):
     agent = an_agent("a", an_instance("x"), an_instance("y"))
     balancer.begin("a", "x")
