@@ -111,7 +111,7 @@ class SseParser:
 
 
 def _blank_line_end(buffer: bytes | bytearray, start: int, present: list[bytes]) -> int:
-    """Where the first blank line after `start` ends; 0 when there is none. `present` are the forms worth looking for."""
+    """Where the first blank line after `start` ends, 0 when there is none; `present` are the forms to look for."""
     found = [position for blank in present if (position := buffer.find(blank, start)) >= 0]
     if not found:
         return 0

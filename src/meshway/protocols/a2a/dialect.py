@@ -36,6 +36,8 @@ class Dialect(NamedTuple):
     binding: Binding
 
 
+_V1_0 = Version.V1_0
+
 JSONRPC_1_0 = Dialect(Version.V1_0, Binding.JSONRPC)
 JSONRPC_0_3 = Dialect(Version.V0_3, Binding.JSONRPC)
 REST_1_0 = Dialect(Version.V1_0, Binding.HTTP_JSON)
@@ -62,7 +64,7 @@ def negotiate_version(header: str | None) -> Version:
     Any 1.x is answered as 1.0, as the stock SDK does: minor versions only add. Raises: VersionUnsupported.
     """
     if header == "1.0":
-        return Version.V1_0
+        return _V1_0
     if header is None or not header.strip():
         return Version.V0_3
     version = major_minor(header)

@@ -26,6 +26,7 @@ from meshway.tasks.values import TaskSeen
 __all__ = ["StreamTranslator", "WireReply", "decode_reply"]
 
 _Op = AgentOperation
+_HTTP_JSON = Binding.HTTP_JSON
 _JSON = b"application/json"
 _A2A_JSON = b"application/a2a+json"
 _EMPTY = msgspec.Raw(b"")
@@ -65,7 +66,7 @@ def decode_reply(
     if dialect is not request.dialect:
         return _translate_reply(request, dialect, status, body)
     reader = head_reader(request.operation, dialect)
-    if dialect.binding is Binding.HTTP_JSON:
+    if dialect.binding is _HTTP_JSON:
         return _same_rest_reply(request, reader, status, content_type, body)
     try:
         head = reader(body)

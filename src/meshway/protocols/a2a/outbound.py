@@ -28,6 +28,8 @@ from meshway.registry.values import AgentInterface
 __all__ = ["WireRequest", "encode_request"]
 
 _Op = AgentOperation
+_SEND, _STREAM, _SUBSCRIBE = _Op.SEND_MESSAGE, _Op.STREAM_MESSAGE, _Op.SUBSCRIBE_TASK
+_JSONRPC = Binding.JSONRPC
 _Headers = tuple[tuple[bytes, bytes], ...]
 
 _JSON_CONTENT = (b"content-type", b"application/json")
@@ -109,24 +111,24 @@ def encode_request(request: A2ARequest, target: AgentInterface, *, context_id: s
     """
     plan = _PLANS.get((target.version, target.binding)) or _plan_of(target)
     operation = request.operation
-    streams = operation is _Op.STREAM_MESSAGE or operation is _Op.SUBSCRIBE_TASK
+    streams = operation is _STREAM or operation is _SUBSCRIBE
     headers = plan.stream if streams else plan.unary
     if request.extensions is not None:
         headers = (*headers, (plan.extensions_name, request.extensions.encode("latin-1", "ignore")))
     tenant = target.tenant or request.tenant
     fills_context = context_id is not None and request.context_id is None
-    if plan.dialect is request.dialect and tenant == request.tenant and not fills_context:
-        if plan.dialect.binding is Binding.JSONRPC:
+    if plan.dialect is request.dialect and not fills_context and tenant == request.tenant:
+        if plan.dialect.binding is _JSONRPC:
             return WireRequest(b"POST", "", "", headers, request.body)
         return _same_rest(request, headers)
     if not is_supported(operation, plan.dialect):
         raise _unsupported(
             f"{operation.value} does not exist in A2A {plan.dialect.version.value}, which this agent speaks"
         )
-    sends = operation is _Op.SEND_MESSAGE or operation is _Op.STREAM_MESSAGE
+    sends = operation is _SEND or operation is _STREAM
     try:
         params = _params_for(request, plan.dialect, context_id if fills_context and sends else None)
-        if plan.dialect.binding is Binding.JSONRPC:
+        if plan.dialect.binding is _JSONRPC:
             return WireRequest(b"POST", "", "", headers, _jsonrpc_body(request, plan.dialect, params, target.tenant))
         return _rest_request(request, plan.dialect, params, tenant, headers)
     except ShapeError as error:
@@ -169,7 +171,7 @@ def _params_for(request: A2ARequest, dialect: Dialect, context_id: str | None) -
     if not same_shape and target is not None:
         params = lower_params(request.operation, params, target)
     if context_id is not None:
-        _fill_context(params, "request" if dialect is REST_0_3 else "message", context_id)
+        _fill_context(params, "message" if "message" in params else "request", context_id)
     return params
 
 

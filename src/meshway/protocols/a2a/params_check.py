@@ -50,7 +50,7 @@ class _Configuration(msgspec.Struct):
 
 
 class SendParams(msgspec.Struct):
-    """Params of the two sending operations; `request` is what the 0.3 proto calls the message."""
+    """Params of the two sending operations; `request` is the 0.3 proto's own name for the message."""
 
     message: MessageHead | None = None
     configuration: _Configuration | None = None
@@ -106,7 +106,7 @@ def repeated_name(params: bytes, dialect: Dialect) -> str | None:
     if not has_unique_names(params):
         return "params"
     layers = _decode_layers(params)
-    message_name = "request" if dialect is REST_0_3 else "message"
+    message_name = "request" if dialect is REST_0_3 and bytes(layers.request) else "message"
     for name, raw in (
         (message_name, bytes(getattr(layers, message_name))),
         ("configuration", bytes(layers.configuration)),
@@ -140,7 +140,7 @@ def _is_text(value: object) -> bool:
 
 
 def _send_faults(value: dict[str, Any], dialect: Dialect) -> list[FieldError]:
-    name = "request" if dialect is REST_0_3 else "message"
+    name = "request" if dialect is REST_0_3 and "request" in value else "message"
     message = value.get(name)
     if not isinstance(message, dict):
         return [FieldError(name, "is required and must be an object")]

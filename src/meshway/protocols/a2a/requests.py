@@ -44,7 +44,9 @@ from meshway.protocols.jsonrpc import (
 __all__ = ["A2ARequest", "RequestRefused", "is_rest_path", "read_jsonrpc", "read_rest"]
 
 _Op = AgentOperation
-_SENDING = frozenset({_Op.SEND_MESSAGE, _Op.STREAM_MESSAGE})
+_SEND, _STREAM = _Op.SEND_MESSAGE, _Op.STREAM_MESSAGE
+_V1_0 = Version.V1_0
+_SENDING = frozenset({_SEND, _STREAM})
 _WITH_CONFIG_ID = frozenset({_Op.GET_PUSH_CONFIG, _Op.DELETE_PUSH_CONFIG})
 _TASKLESS = frozenset({_Op.LIST_TASKS, _Op.GET_EXTENDED_CARD})
 # A parser of the agent's may resolve `..` in a path, with or without percent-encoding.
@@ -174,7 +176,7 @@ def _read_params(request: A2ARequest) -> None:
     """Fill in what the hub routes by. Raises: RequestRefused."""
     operation = request.operation
     try:
-        if operation is _Op.SEND_MESSAGE or operation is _Op.STREAM_MESSAGE:
+        if operation is _SEND or operation is _STREAM:
             _take_send(request, _decode_send(request.params))
             if is_suspicious(request.params, request.task_id):
                 _check_names(request)
@@ -219,7 +221,12 @@ def _not_utf8(body: bytes) -> MeshwayError | None:
 
 
 def _take_send(request: A2ARequest, params: SendParams) -> None:
-    message = params.request if request.dialect is REST_0_3 else params.message
+    message = params.message
+    if request.dialect is REST_0_3 and params.request is not None:
+        if message is not None:
+            fault = FieldError("message", "is given twice, also as 'request'")
+            raise InvalidRequest("invalid params: message is given twice", fields=[fault])
+        message = params.request
     if message is None or not message.is_whole(request.dialect):
         raise _params_invalid(request)
     request.message_id = message.messageId or message.message_id
@@ -231,11 +238,13 @@ def _take_send(request: A2ARequest, params: SendParams) -> None:
         request.tenant = _same("tenant", request.tenant, params.tenant)
     configuration = params.configuration
     if configuration is not None:
-        if request.dialect.version is Version.V1_0:
+        if request.dialect.version is _V1_0:
             request.blocking = not (configuration.returnImmediately or configuration.return_immediately)
         else:
-            # Absent means to wait, as in the stock SDK.
+            # Absent means to wait, as in the stock SDK, but ProtoJSON leaves out what is false.
             request.blocking = configuration.blocking is not False
+            if configuration.blocking is None and request.dialect is REST_0_3:
+                request.blocking = False
 
 
 def _take_task(request: A2ARequest, params: TaskParams) -> None:

@@ -1,7 +1,7 @@
 """The objects of the data model, between A2A 1.0 JSON and the two JSON forms of 0.3. Decoded JSON in, decoded JSON out.
 
 Version 0.3 has one JSON form on JSON-RPC (`JSON_0_3`: `kind`, lower-case states) and another on HTTP+JSON (`PROTO_0_3`:
-the ProtoJSON of `a2a.v1`: `content`, `update`, enum names). Both are translated from and to the 1.0 form, here called
+the ProtoJSON of `a2a.v1`: `content`, enum names). Both are translated from and to the 1.0 form, here called
 core. "Raise" goes from 0.3 to core, "lower" from core to 0.3. Unknown fields are kept where they stand.
 """
 
@@ -184,7 +184,6 @@ class Legacy:
     """What one JSON form of 0.3 calls things."""
 
     parts: str
-    status_message: str
     has_kind: bool
     states_raised: Mapping[object, str]
     states_lowered: Mapping[object, str]
@@ -320,7 +319,6 @@ def _peel_base64(text: object) -> object:
 
 JSON_0_3 = Legacy(
     parts="parts",
-    status_message="message",
     has_kind=True,
     states_raised=_STATES_FROM_JSON,
     states_lowered=_STATES_TO_JSON,
@@ -331,7 +329,6 @@ JSON_0_3 = Legacy(
 )
 PROTO_0_3 = Legacy(
     parts="content",
-    status_message="update",
     has_kind=False,
     states_raised=_STATES_FROM_PROTO,
     states_lowered=_STATES_TO_PROTO,
@@ -360,8 +357,10 @@ def raise_message(value: object, path: str, legacy: Legacy) -> JsonObject:
 def _raise_status(value: object, path: str, legacy: Legacy) -> JsonObject:
     status = fields_of(value, path)
     status["state"] = legacy.states_raised.get(_hashable(status.get("state")), _UNSPECIFIED)
-    name = legacy.status_message
-    return _rename(status, name, "message", lambda v: raise_message(v, f"{path}.{name}", legacy))
+    if not legacy.has_kind and "update" in status:
+        # The proto's own name for it, which parsers take beside the JSON name.
+        status["message"] = status.pop("update")
+    return _rename(status, "message", "message", lambda v: raise_message(v, f"{path}.message", legacy))
 
 
 def raise_artifact(value: object, path: str, legacy: Legacy) -> JsonObject:
@@ -420,8 +419,7 @@ def _lower_status(value: object, path: str, legacy: Legacy) -> JsonObject:
     status = fields_of(value if value is not None else {}, path)
     core = _core_state(status)
     status["state"] = legacy.states_lowered.get(core, legacy.states_lowered[_UNSPECIFIED])
-    name = legacy.status_message
-    return _rename(status, "message", name, lambda v: lower_message(v, f"{path}.message", legacy))
+    return _rename(status, "message", "message", lambda v: lower_message(v, f"{path}.message", legacy))
 
 
 def _core_state(status: JsonObject) -> str:

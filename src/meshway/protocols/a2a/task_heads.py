@@ -1,5 +1,6 @@
 """The head of a task (ids, state, time), read from an answer or event without decoding what hangs below it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -8,13 +9,16 @@ import msgspec
 from meshway.kernel.clock import parse_rfc3339_ms
 from meshway.kernel.ids import ContextId, TaskId
 from meshway.kernel.operations import AgentOperation
-from meshway.protocols.a2a.dialect import Binding, Dialect, Version
+from meshway.protocols.a2a.dialect import JSONRPC_1_0, Binding, Dialect, Version
 from meshway.protocols.a2a.shapes import Json
 from meshway.tasks.values import TaskSeen, TaskState
 
 __all__ = ["Head", "HeadReader", "head_reader", "seen_in_core"]
 
 _Op = AgentOperation
+# Looked at for each answer: a member of an enum class costs more to reach than a name of the module.
+_SEND, _STREAM, _SUBSCRIBE = _Op.SEND_MESSAGE, _Op.STREAM_MESSAGE, _Op.SUBSCRIBE_TASK
+_GET, _CANCEL = _Op.GET_TASK, _Op.CANCEL_TASK
 _STATES: Mapping[object, TaskState] = {
     **{state.value: state for state in TaskState},
     # The proto of 0.3 spells it so; ProtoJSON may give numbers; the rest is 0.3 on JSON-RPC.
@@ -36,6 +40,10 @@ _STATES: Mapping[object, TaskState] = {
     "input-required": TaskState.INPUT_REQUIRED,
     "auth-required": TaskState.AUTH_REQUIRED,
 }
+
+
+# 2026-11-22T07:00:00.123Z, as the specification wants it.
+_USUAL_LENGTH = 24
 
 
 class Head(Protocol):
@@ -181,8 +189,10 @@ _OTHER_ANSWER: HeadReader = msgspec.json.Decoder(_OtherAnswer).decode
 
 def head_reader(operation: AgentOperation, dialect: Dialect) -> HeadReader:
     """How to read answers to an operation in a dialect."""
-    whole_task = operation is _Op.GET_TASK or operation is _Op.CANCEL_TASK
-    event = operation is _Op.SEND_MESSAGE or operation is _Op.STREAM_MESSAGE or operation is _Op.SUBSCRIBE_TASK
+    event = operation is _SEND or operation is _STREAM or operation is _SUBSCRIBE
+    if event and dialect is JSONRPC_1_0:
+        return _EVENT_ANSWER
+    whole_task = operation is _GET or operation is _CANCEL
     if dialect.binding is Binding.HTTP_JSON:
         return _EVENT if event else _TASK if whole_task else _OTHER
     if not event and not whole_task:
@@ -197,9 +207,9 @@ def seen_in_core(operation: AgentOperation, result: Json) -> TaskSeen | None:
     if not isinstance(result, dict):
         return None
     try:
-        if operation in (_Op.GET_TASK, _Op.CANCEL_TASK):
+        if operation is _GET or operation is _CANCEL:
             return msgspec.convert(result, _Task).seen()
-        if operation in (_Op.SEND_MESSAGE, _Op.STREAM_MESSAGE, _Op.SUBSCRIBE_TASK):
+        if operation is _SEND or operation is _STREAM or operation is _SUBSCRIBE:
             return msgspec.convert(result, _Event).seen()
     except msgspec.ValidationError:
         return None
@@ -215,15 +225,26 @@ def _seen(task_id: str, context_id: str | None, status: _Status | None) -> TaskS
             context_id=ContextId(context_id) if context_id else None,
             state=TaskState.UNSPECIFIED,
         )
-    timestamp_ms: int | None = None
-    if status.timestamp:
-        try:
-            timestamp_ms = parse_rfc3339_ms(status.timestamp)
-        except (ValueError, OverflowError):
-            timestamp_ms = None
     return TaskSeen(
         task_id=TaskId(task_id),
         context_id=ContextId(context_id) if context_id else None,
         state=_STATES.get(status.state, TaskState.UNSPECIFIED),
-        timestamp_ms=timestamp_ms,
+        timestamp_ms=_moment_ms(status.timestamp) if status.timestamp else None,
     )
+
+
+def _moment_ms(text: str) -> int | None:
+    """Epoch milliseconds; None for what is no RFC 3339 time. Many events share a minute, so minutes are remembered."""
+    try:
+        if len(text) == _USUAL_LENGTH and text[16] == ":" and text[19] == "." and text[23] == "Z":
+            seconds, milliseconds = text[17:19], text[20:23]
+            if seconds.isdigit() and milliseconds.isdigit():
+                return _minute_ms(text[:16]) + int(seconds) * 1000 + int(milliseconds)
+        return parse_rfc3339_ms(text)
+    except (ValueError, OverflowError):
+        return None
+
+
+@functools.lru_cache(maxsize=64)
+def _minute_ms(text: str) -> int:
+    return parse_rfc3339_ms(text + ":00.000Z")

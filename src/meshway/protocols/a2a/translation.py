@@ -92,8 +92,10 @@ def lower_params(operation: AgentOperation, params: JsonObject, legacy: Legacy) 
 
 
 def _raise_send(fields: JsonObject, legacy: Legacy) -> JsonObject:
-    name = "message" if legacy is JSON_0_3 else "request"
-    fields = {"message": raise_message(fields.pop(name, None), f"params.{name}", legacy)} | fields
+    if legacy is PROTO_0_3 and "request" in fields:
+        # The proto's own name for it, which the stock client sends; the JSON name is `message`.
+        fields["message"] = fields.pop("request")
+    fields = {"message": raise_message(fields.pop("message", None), "params.message", legacy)} | fields
     if "configuration" not in fields:
         return fields
     configuration = fields_of(fields["configuration"], "params.configuration")
@@ -103,6 +105,9 @@ def _raise_send(fields: JsonObject, legacy: Legacy) -> JsonObject:
     if push_name in configuration:
         push = _raise_bare_config(configuration.pop(push_name), f"params.configuration.{push_name}")
         configuration["taskPushNotificationConfig"] = push
+    if legacy is PROTO_0_3:
+        # ProtoJSON leaves out what is false, and the stock client sends a configuration always.
+        configuration.setdefault("blocking", False)
     if "blocking" in configuration:
         configuration["returnImmediately"] = not configuration.pop("blocking")
     fields["configuration"] = configuration
@@ -110,8 +115,7 @@ def _raise_send(fields: JsonObject, legacy: Legacy) -> JsonObject:
 
 
 def _lower_send(fields: JsonObject, legacy: Legacy) -> JsonObject:
-    name = "message" if legacy is JSON_0_3 else "request"
-    fields = {name: lower_message(fields.pop("message", None), "params.message", legacy)} | fields
+    fields = {"message": lower_message(fields.pop("message", None), "params.message", legacy)} | fields
     # Always said: the default of 1.0 is to wait, agents of 0.3 disagree about theirs.
     configuration = fields_of(fields.get("configuration") or {}, "params.configuration")
     configuration["blocking"] = not configuration.pop("returnImmediately", False)
@@ -245,7 +249,7 @@ def lower_result(operation: AgentOperation, result: Json, legacy: Legacy) -> Jso
             return result
 
 
-# Core name, name in the 0.3 proto, kind in 0.3 JSON, and the two conversions.
+# Name in core and ProtoJSON, the 0.3 proto's own name, kind in 0.3 JSON, and the two conversions.
 _EVENTS: tuple[tuple[str, str, str, _Convert, _Convert], ...] = (
     ("task", "task", "task", raise_task, lower_task),
     ("message", "msg", "message", raise_message, lower_message),
@@ -264,20 +268,21 @@ def raise_event(value: object, legacy: Legacy) -> JsonObject:
                 return {core_name: raise_(event, "result", legacy)}
         raise ShapeError("result.kind", "must be task, message, status-update or artifact-update")
     for core_name, proto_name, _, raise_, _ in _EVENTS:
-        if proto_name in event:
-            payload = raise_(event.pop(proto_name), f"result.{proto_name}", legacy)
+        name = core_name if core_name in event else proto_name
+        if name in event:
+            payload = raise_(event.pop(name), f"result.{name}", legacy)
             return {core_name: payload} | event
-    raise ShapeError("result", "must hold one of task, msg, statusUpdate, artifactUpdate")
+    raise ShapeError("result", "must hold one of task, message, statusUpdate, artifactUpdate")
 
 
 def lower_event(value: object, legacy: Legacy) -> JsonObject:
     """A 0.3 stream event (or answer to a message) of a core one. Raises: ShapeError."""
     event = fields_of(value, "result")
-    for core_name, proto_name, _, _, lower in _EVENTS:
+    for core_name, _, _, _, lower in _EVENTS:
         if core_name in event:
             payload = lower(event.pop(core_name), f"result.{core_name}", legacy)
             # 0.3 on JSON-RPC has no wrapper: what stood beside the payload moves into it.
-            return event | payload if legacy is JSON_0_3 else {proto_name: payload} | event
+            return event | payload if legacy is JSON_0_3 else {core_name: payload} | event
     raise ShapeError("result", "must hold one of task, message, statusUpdate, artifactUpdate")
 
 
