@@ -81,6 +81,7 @@ class Converter:
         if not isinstance(raw, dict):
             self._problem(key, source, f"expected a table, got {_shown(raw)}")
             return None
+        self.origins[key] = source
         fields = model_fields(table)
         values: dict[str, object] = {}
         for name, value in raw.items():
