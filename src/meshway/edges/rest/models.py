@@ -189,7 +189,7 @@ class AgentListQuery(_Body, frozen=True, kw_only=True):
     label: Annotated[
         tuple[str, ...], msgspec.Meta(description="`key=value` or `key`; repeated, all hold on one instance.")
     ] = ()
-    state: AgentState | None = None
+    state: Annotated[AgentState, msgspec.Meta(description="State of its best instance.")] | None = None
     q: Annotated[str, msgspec.Meta(description="Words in name, description and skills; best answer first.")] | None = (
         None
     )

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, made of the route table and the wire models, so that it says what is served."""
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -42,6 +43,8 @@ def build_openapi(operations: Sequence[Operation], *, version: str) -> JsonObjec
     models = _models(operations)
     references, components = msgspec.json.schema_components(models, ref_template=_REFERENCE)
     schemas = dict(zip(models, references, strict=True))
+    for component in components.values():
+        component["description"] = inspect.cleandoc(str(component.get("description", "")))
     paths: dict[str, JsonObject] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, components)
@@ -142,7 +145,9 @@ def _query_parameters(model: type[msgspec.Struct]) -> list[JsonObject]:
     for name, member in properties.items():
         inline = _without_null_choice(_inlined(member, components))
         description = inline.pop("description", "")
-        inline.pop("default", None) if inline.get("default") in (None, (), []) else None
+        # An empty default says no more than that the parameter may be left out.
+        if not inline.get("default"):
+            inline.pop("default", None)
         parameters.append(
             {"name": name, "in": "query", "required": name in required, "description": description, "schema": inline}
         )

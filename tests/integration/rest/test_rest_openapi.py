@@ -1,0 +1,186 @@
+"""The OpenAPI document: complete, valid, and kept by the application (schemathesis calls every operation)."""
+
+import asyncio
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from meshway.edges.rest.openapi import for_swagger_ui
+from meshway.edges.rest.routes import route_table
+from support.rest_hub import card_document, rest_hub
+
+
+@pytest.fixture
+async def document():
+    async with rest_hub() as hub:
+        return (await hub.http.get("/v1/openapi.json")).json()
+
+
+def operations(document):
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+async def test_every_route_of_the_contract_is_described(document):
+    described = {(method.upper(), path) for path, method, _ in operations(document)}
+    agent, instance = "/v1/agents/{agent}", "/v1/agents/{agent}/instances/{instance}"
+    assert described >= {
+        ("POST", "/v1/agents"), ("GET", "/v1/agents"), ("GET", "/v1/agents/watch"),
+        ("GET", agent), ("PATCH", agent), ("DELETE", agent),
+        ("POST", f"{agent}/heartbeat"), ("POST", f"{agent}/drain"), ("DELETE", f"{agent}/drain"),
+        ("GET", f"{agent}/instances"), ("POST", f"{agent}/instances"),
+        ("GET", instance), ("PATCH", instance), ("DELETE", instance), ("POST", f"{instance}/drain"),
+        ("POST", "/v1/keys"), ("GET", "/v1/keys"), ("DELETE", "/v1/keys/{key}"),
+        ("GET", "/v1/openapi.json"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),
+    }  # fmt: skip
+
+
+async def test_every_operation_has_what_a_reader_and_a_generator_need(document):
+    seen = set()
+    for path, _, operation in operations(document):
+        assert operation["operationId"] not in seen
+        seen.add(operation["operationId"])
+        assert operation["summary"]
+        assert operation["tags"][0] in {tag["name"] for tag in document["tags"]}
+        variables = re.findall(r"\{(\w+)\}", path)
+        assert variables == [each["name"] for each in operation["parameters"] if each["in"] == "path"]
+        assert "default" in operation["responses"]
+        assert any(status.startswith("2") for status in operation["responses"])
+
+
+async def test_every_refusal_is_described_as_a_problem_document(document):
+    for path, _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if status.startswith("2") or path == "/readyz":
+                continue
+            schema = response["content"]["application/problem+json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/ProblemDocument"}
+
+
+async def test_all_references_lead_somewhere(document):
+    references = set(re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+
+
+async def test_operations_under_v1_need_a_key_and_open_ones_say_so(document):
+    open_paths = {path for path, _, operation in operations(document) if operation["security"] == []}
+    assert open_paths == {"/healthz", "/readyz", "/v1/openapi.json", "/"}
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+
+
+async def test_the_viewers_form_of_the_document_has_nothing_that_openapi_3_0_lacks(document):
+    older = for_swagger_ui(document)
+    assert older["openapi"] == "3.0.3"
+    text = json.dumps(older)
+    assert '"null"' not in text
+    assert "propertyNames" not in text
+    capacity = older["components"]["schemas"]["AgentRegistration"]["properties"]["capacity"]
+    assert (capacity["type"], capacity["nullable"], capacity["maximum"]) == ("integer", True, 1_000_000)
+
+
+# --- schemathesis ---
+
+
+class LoopBound:
+    """An ASGI application that always runs on the loop it was made on, whichever loop calls it."""
+
+    def __init__(self, app: Starlette, loop: asyncio.AbstractEventLoop) -> None:
+        self._app = app
+        self._loop = loop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = bytearray()
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        sent: list[dict[str, object]] = []
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._collect(scope, bytes(body), sent), self._loop))
+        for each in sent:
+            await send(each)
+
+    async def _collect(self, scope, body, sent):
+        async def receive():
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        await self._app(scope, receive, send)
+
+
+class EverybodyAnswers(dict):
+    """A network on which every URL is an agent."""
+
+    def __contains__(self, url: object) -> bool:
+        return True
+
+    def __missing__(self, url: str) -> dict[str, object]:
+        return card_document()
+
+
+@pytest.fixture(scope="module")
+def open_app() -> Iterator[LoopBound]:
+    """The application of an open hub whose network answers, on a loop of its own."""
+    loop = asyncio.new_event_loop()
+    stop, ready, apps = asyncio.Event(), threading.Event(), []
+
+    async def live() -> None:
+        async with rest_hub() as hub:
+            hub.network.cards = EverybodyAnswers()
+            await hub.register("weather", url="http://weather.test")
+            apps.append(hub.app)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(live(),))
+    thread.start()
+    assert ready.wait(10)
+    yield LoopBound(apps[0], loop)
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(10)
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def schema(open_app: LoopBound):
+    return schemathesis.openapi.from_asgi("/v1/openapi.json", open_app)
+
+
+# A change feed never ends, and the first created key would close the hub to the requests after it.
+NOT_CALLED = {"watchAgents", "createKey"}
+CALLED = [operation.id for operation in route_table(serve_openapi=lambda call: call) if operation.id not in NOT_CALLED]
+# Everything but "valid input is accepted": that two fields exclude each other is more than a schema of fields says.
+load_all_checks()
+EXCLUDED = [CHECKS.get_one(name) for name in ("positive_data_acceptance", "ignored_auth")]
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("operation_id", CALLED)
+def test_the_application_keeps_its_own_description(schema, operation_id, mode):
+    operation = schema.find_operation_by_id(operation_id)
+
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def call(case):
+        case.call_and_validate(excluded_checks=EXCLUDED)
+
+    # Where nothing can be generated wrongly (no parameters, no body) there is nothing to refuse.
+    with contextlib.suppress(Unsatisfiable):
+        call()
