@@ -53,7 +53,8 @@ class HubProcess:
         return self._process.pid
 
     def spawn(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "meshway.cli.main", "up", "--port", str(self.port), "--data", str(self.data)]
+        meshway = Path(sys.executable).parent / "meshway"
+        command = [str(meshway), "up", "--port", str(self.port), "--data", str(self.data)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command + self._flags, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._env

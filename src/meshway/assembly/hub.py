@@ -145,6 +145,8 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
     await directory.wait_ready()
     store = AgentStore(ground.engine.key_value, directory)
     presence = PresenceTracker(store, directory, clock=clock, settings=settings.registry)
+    # What was seen last is stored once more on the way out; a hub that starts again believes it.
+    stack.push_async_callback(presence.flush)
     places = RegistryPlaces(
         store=store,
         directory=directory,
