@@ -114,6 +114,8 @@ class LogStore:
         self._know_subjects(connection, {entry.subject for call in calls for entry in call.entries})
         digests = [digest_of("log", entry.subject, entry.message_id) for call in calls for entry in call.entries]
         known = self._recent.find(connection, digests, now_ms)
+        # One number for each, whether or not it is needed: positions may have gaps.
+        position = self._positions.take(connection, len(digests)) - 1
         rows: list[EntryRow] = []
         subjects: list[str] = []
         remembered: list[Remembered] = []
@@ -122,16 +124,20 @@ class LogStore:
             outcomes: list[LogOutcome] = []
             for entry in call.entries:
                 digest = next(next_digest)
-                refused = self._refuse(connection, entry, known.get(digest), rows)
+                subject = self._subjects[entry.subject]
+                refused = self._refuse(connection, entry, subject, known.get(digest), rows)
                 if refused is not None:
                     outcomes.append(refused)
                     continue
-                row = self._row(connection, entry, now_ms)
-                rows.append(row)
+                position += 1
+                sequence = subject.last = subject.last + 1
+                subject.last_message_id = entry.message_id
+                headers = msgspec.json.encode(entry.headers) if entry.headers else None
+                rows.append((position, subject.subject_id, sequence, now_ms, entry.message_id, headers, entry.data))
                 subjects.append(entry.subject)
-                known[digest] = (row[2], row[0])
-                remembered.append((digest, now_ms, row[2], row[0]))
-                outcomes.append(Appended(sequence=row[2], position=row[0], duplicate=False))
+                known[digest] = (sequence, position)
+                remembered.append((*digest, now_ms, sequence, position))
+                outcomes.append(Appended(sequence=sequence, position=position, duplicate=False))
             call.outcomes = outcomes
         if not rows:
             return None
@@ -148,13 +154,13 @@ class LogStore:
         self,
         connection: sqlite3.Connection,
         entry: LogAppend,
+        subject: _Subject,
         known: tuple[int, int] | None,
         rows: Sequence[EntryRow],
     ) -> LogOutcome | None:
         """The outcome of an entry that is not to be written; None when it is."""
         if entry.expected_last is None:
             return None if known is None else Appended(sequence=known[0], position=known[1], duplicate=True)
-        subject = self._subjects[entry.subject]
         if entry.expected_last == subject.last:
             return None
         if entry.expected_last < subject.last:
@@ -174,14 +180,6 @@ class LogStore:
         self._index(connection)
         found = connection.execute(self._queries.text("entry_at"), (subject_id, sequence)).fetchone()
         return found[0] if found is not None and found[1] == entry.message_id else None
-
-    def _row(self, connection: sqlite3.Connection, entry: LogAppend, now_ms: int) -> EntryRow:
-        subject = self._subjects[entry.subject]
-        position = self._positions.take(connection, 1)
-        subject.last += 1
-        subject.last_message_id = entry.message_id
-        headers = msgspec.json.encode(entry.headers) if entry.headers else None
-        return (position, subject.subject_id, subject.last, now_ms, entry.message_id, headers, entry.data)
 
     def _know_subjects(self, connection: sqlite3.Connection, names: set[str]) -> None:
         """Put the ends of all subjects of a group into the cache, making those that are new."""
@@ -233,7 +231,7 @@ class LogStore:
         begin = first_position_at(connection, self._queries, since_ms, self._positions.last)
         rows = connection.execute(self._queries.text("recent"), (begin, -1))
         for subject, message_id, at_ms, sequence, position in rows:
-            yield digest_of("log", subject, message_id), at_ms, sequence, position
+            yield *digest_of("log", subject, message_id), at_ms, sequence, position
 
     def _trim(self, connection: sqlite3.Connection, call: TrimCall) -> None:
         call.dropped = 0

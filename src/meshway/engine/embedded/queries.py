@@ -34,7 +34,9 @@ class Statement:
         """The same statement with `count` rows of values."""
         text = self._widened.get(count)
         if text is None:
-            text = _ROW.sub(lambda match: "VALUES " + ", ".join([match.group(1)] * count), self.text)
+            text, replaced = _ROW.subn(lambda match: "VALUES " + ", ".join([match.group(1)] * count), self.text)
+            if replaced != 1:
+                raise ValueError(f"{self.name} has no single VALUES group of placeholders and cannot be widened")
             self._widened[count] = text
         return text
 

@@ -13,7 +13,7 @@ from meshway.engine.embedded.queue_books import QueueBook, QueueBooks
 from meshway.engine.embedded.queue_calls import AppendCall
 from meshway.engine.embedded.queue_life import MessageState, first_state, rank_of
 from meshway.engine.embedded.queue_rows import QueueRows
-from meshway.engine.embedded.recent_ids import RecentIds, digest_of
+from meshway.engine.embedded.recent_ids import IdDigest, RecentIds, digest_of
 from meshway.engine.ports import Enqueued, QueueAppend, QueueFull, QueueOutcome
 
 __all__ = ["QueueAppends"]
@@ -27,7 +27,7 @@ class _Rows:
     def __init__(self) -> None:
         self.messages: list[Sequence[SqlValue]] = []
         self.states: list[Sequence[SqlValue]] = []
-        self.digests: list[bytes] = []
+        self.digests: list[IdDigest] = []
         self.dedupe: list[Sequence[SqlValue]] = []
 
 
@@ -45,7 +45,7 @@ class QueueAppends:
 
     def append(self, connection: sqlite3.Connection, calls: Sequence[AppendCall], now_ms: int) -> None:
         digests = [digest_of("queue", message.queue, message.message_id) for call in calls for message in call.messages]
-        known: set[bytes] = set(self._recent.find(connection, digests, now_ms))
+        known: set[IdDigest] = set(self._recent.find(connection, digests, now_ms))
         deduped = self._known_dedupe_ids(connection, calls, now_ms)
         added = _Rows()
         next_digest = iter(digests)
@@ -86,7 +86,7 @@ class QueueAppends:
     def load_recent(self, connection: sqlite3.Connection, since_ms: int) -> None:
         """Remember the ids of before the start."""
         rows = connection.execute(self._queries.text("load_recent"), (since_ms,))
-        self._recent.load(connection, ((digest, at_ms, 0, 0) for digest, at_ms in rows))
+        self._recent.load(connection, ((digest, rest, at_ms, 0, 0) for digest, rest, at_ms in rows))
 
     def _add(
         self,
@@ -111,7 +111,7 @@ class QueueAppends:
         added.messages.append((row, book.queue_id, priority, now_ms, message.message_id, key, headers, message.data))
         expires_at_ms = _expiry(book, message, now_ms)
         added.states.append(
-            (row, book.queue_id, int(state), rank, visible_at_ms, message.deliver_at_ms, expires_at_ms, size, key)
+            (row, book.queue_id, int(state), rank, visible_at_ms, message.deliver_at_ms, expires_at_ms, 0, size, key)
         )
         book.counts[state] += 1
         book.size += size
@@ -126,9 +126,9 @@ class QueueAppends:
         insert_rows(connection, self._queries["insert_messages"], added.messages)
         insert_rows(connection, self._queries["insert_states"], added.states)
         if added.digests:
-            digests = [(now_ms, digest) for digest in added.digests]
+            digests = [(now_ms, *digest) for digest in added.digests]
             insert_rows(connection, self._queries["insert_recent"], digests)
-            self._recent.remember(connection, [(digest, now_ms, 0, 0) for digest in added.digests], now_ms)
+            self._recent.remember(connection, [(*digest, now_ms, 0, 0) for digest in added.digests], now_ms)
         if added.dedupe:
             insert_rows(connection, self._queries["insert_dedupe"], added.dedupe)
 

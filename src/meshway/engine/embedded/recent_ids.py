@@ -7,14 +7,19 @@ from `queue_recent` when the database is opened.
 
 import hashlib
 import sqlite3
+import struct
 from collections.abc import Iterable, Sequence
 
 from meshway.engine.embedded.queries import Statement, insert_rows, load_queries
 
-__all__ = ["RecentIds", "Remembered", "digest_of"]
+__all__ = ["IdDigest", "RecentIds", "Remembered", "digest_of"]
 
-# Digest, time, sequence, position.
-Remembered = tuple[bytes, int, int, int]
+# 128 bits that stand for an id, as the two integers that SQLite finds fastest: the key of its row, and the rest.
+IdDigest = tuple[int, int]
+# Both parts of the digest, time, sequence, position.
+Remembered = tuple[int, int, int, int, int]
+
+_split = struct.Struct("qq").unpack
 
 _FIND_ROWS_MAX = 64
 
@@ -36,10 +41,10 @@ class RecentIds:
         self._begun_ms = now_ms
 
     def find(
-        self, connection: sqlite3.Connection, digests: Sequence[bytes], now_ms: int
-    ) -> dict[bytes, tuple[int, int]]:
+        self, connection: sqlite3.Connection, digests: Sequence[IdDigest], now_ms: int
+    ) -> dict[IdDigest, tuple[int, int]]:
         """Sequence and position of those that are remembered."""
-        found: dict[bytes, tuple[int, int]] = {}
+        found: dict[IdDigest, tuple[int, int]] = {}
         since_ms = now_ms - self._window_ms
         for generation in (0, 1):
             if self._count[generation]:
@@ -75,20 +80,22 @@ class RecentIds:
         self,
         connection: sqlite3.Connection,
         statement: Statement,
-        digests: Sequence[bytes],
+        digests: Sequence[IdDigest],
         since_ms: int,
-        found: dict[bytes, tuple[int, int]],
+        found: dict[IdDigest, tuple[int, int]],
     ) -> None:
         for begin in range(0, len(digests), _FIND_ROWS_MAX):
             part = digests[begin : begin + _FIND_ROWS_MAX]
-            # Filled up to a power of two, so that few texts are prepared; an empty digest names nothing.
-            size = 1 << (len(part) - 1).bit_length()
-            values: list[int | bytes] = [since_ms, *part, *([b""] * (size - len(part)))]
-            for digest, sequence, position in connection.execute(statement.for_rows(size), values):
-                found[digest] = (sequence, position)
+            keys = [digest for digest, _rest in part]
+            # Filled up to a power of two with a repetition, so that few texts are prepared.
+            keys.extend(keys[:1] * ((1 << (len(part) - 1).bit_length()) - len(part)))
+            rows = connection.execute(statement.for_rows(len(keys)), [since_ms, *keys])
+            for digest, rest, sequence, position in rows:
+                found[(digest, rest)] = (sequence, position)
 
 
-def digest_of(kind: str, name: str, message_id: str) -> bytes:
-    """16 bytes that stand for an id of a subject or queue."""
+def digest_of(kind: str, name: str, message_id: str) -> IdDigest:
+    """What stands for an id of a subject or queue."""
     text = f"{kind}\0{name}\0{message_id}"
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+    digest, rest = _split(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest())
+    return digest, rest

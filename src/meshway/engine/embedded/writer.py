@@ -239,6 +239,8 @@ class Writer:
                 call.error = EngineUnavailable(self._failure)
         elif len(calls) > 1 and not (isinstance(error, sqlite3.Error) and is_busy(error)):
             # One at a time: what fits, or is not at fault, goes through.
+            if not self._full:
+                _log.warning("engine_group_failed", calls=len(calls), error=repr(error))
             for call in calls:
                 self._commit(group, [call])
         else:

@@ -30,15 +30,15 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 -- name: insert_states
 -- Purpose: where the new messages stand; widened. Index: the table itself and queue_states_by_turn.
 INSERT INTO queue_states (row, queue_id, state, rank, visible_at_ms, deliver_at_ms, expires_at_ms, attempt, size, ordering_key)
-VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_recent
 -- Purpose: ids that filter repeated appends over a restart; widened. Index: the table itself.
-INSERT INTO queue_recent (at_ms, digest) VALUES (?, ?);
+INSERT INTO queue_recent (at_ms, digest, rest) VALUES (?, ?, ?);
 
 -- name: load_recent
 -- Purpose: those ids, newest first, read at opening. Index: primary key, backwards.
-SELECT digest, at_ms FROM queue_recent WHERE at_ms > ? ORDER BY recent_id DESC;
+SELECT digest, rest, at_ms FROM queue_recent WHERE at_ms > ? ORDER BY recent_id DESC;
 
 -- name: old_recent
 -- Purpose: how far the window has left ids behind; they are in order of time. Index: primary key.

@@ -91,7 +91,8 @@ CREATE INDEX queue_states_by_key ON queue_states (queue_id, ordering_key, row) W
 CREATE TABLE queue_recent (
   recent_id INTEGER PRIMARY KEY,
   at_ms INTEGER NOT NULL,
-  digest BLOB NOT NULL
+  digest INTEGER NOT NULL,
+  rest INTEGER NOT NULL
 );
 
 CREATE TABLE queue_dedupe (
