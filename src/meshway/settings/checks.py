@@ -30,12 +30,12 @@ def check_settings(settings: Settings, origins: Mapping[str, str]) -> list[Probl
         try:
             check()
         except InvalidRequest as error:
-            problems += [Problem(each.field, source_of(each.field, origins), each.message) for each in error.fields]
+            problems += [Problem(each.field, _source_of(each.field, origins), each.message) for each in error.fields]
     problems += _wrong_agents(settings, origins)
     return problems
 
 
-def source_of(key: str, origins: Mapping[str, str]) -> str:
+def _source_of(key: str, origins: Mapping[str, str]) -> str:
     """The origin of the key, of the nearest key around it, or of the first one inside it."""
     around = key
     while around:
@@ -65,6 +65,6 @@ def _wrong_agents(settings: Settings, origins: Mapping[str, str]) -> Iterator[Pr
         try:
             parse_agent_id(agent.id, field=f"{key}.id")
         except InvalidRequest as error:
-            yield Problem(f"{key}.id", source_of(f"{key}.id", origins), error.fields[0].message)
+            yield Problem(f"{key}.id", _source_of(f"{key}.id", origins), error.fields[0].message)
         if (agent.url is None) == (agent.card is None):
-            yield Problem(key, source_of(key, origins), "give either url or card")
+            yield Problem(key, _source_of(key, origins), "give either url or card")

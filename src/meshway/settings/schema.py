@@ -7,7 +7,7 @@ from typing import Union, get_args, get_origin
 
 import msgspec
 
-__all__ = ["SettingKey", "item_model", "model_fields", "setting_keys"]
+__all__ = ["SettingKey", "is_model", "item_model", "may_be_none", "model_fields", "setting_keys"]
 
 # A field's type as msgspec gives it: a class, or one of typing's special forms.
 FieldType = object

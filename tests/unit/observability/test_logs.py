@@ -97,7 +97,8 @@ def test_what_libraries_log_comes_out_the_same_way_whatever_their_levels_and_mis
 def test_no_secret_leaves_by_any_way_into_a_log(style):
     output = configured(format=style)
     logger = structlog.get_logger()
-    logger.info("event with " + KEY, text=f"key={KEY}", authorization="Bearer abcdefgh")
+    event = f"event with {KEY}"
+    logger.info(event, text=f"key={KEY}", authorization="Bearer abcdefgh")
     logger.info(
         "nested", headers={"Authorization": f"Bearer {KEY}", "X-API-Key": KEY}, pairs=[(b"cookie", b"s3cretcookie")]
     )

@@ -6,10 +6,7 @@ import pytest
 
 from meshway.gateway.ports import Credentials
 from meshway.kernel.errors import Forbidden, InvalidRequest, Unauthenticated
-from meshway.kernel.ids import PrincipalId
-from meshway.kernel.principal import Principal
 from meshway.security.credentials import read_credentials
-from meshway.security.front_door import FrontDoor
 from meshway.security.hosts import HostRules
 from meshway.security.listen import check_listen_address
 from meshway.security.settings import HostSettings
@@ -267,7 +264,7 @@ def test_a_wrong_origin_entry_is_refused_at_start(entry):
     assert refusal.value.fields[0].field == "hosts.origins"
 
 
-# --- the cache, proxies, the whole door -----------------------------------------------------------------------------
+# --- the cache, proxies -----------------------------------------------------------------------------
 
 
 def test_what_was_accepted_without_a_key_is_looked_at_again_once_one_is_demanded():
@@ -290,61 +287,11 @@ def test_an_open_hub_refuses_what_a_proxy_forwards_and_a_locked_one_takes_it():
     assert accepts(rules(demands_key=True), "localhost", forwarded=True)
 
 
-class OneKey:
-    def authenticate(self, credentials: Credentials) -> Principal:
-        if credentials.key != "right":
-            raise Unauthenticated("no")
-        return Principal(PrincipalId("someone"))
-
-
-def door(*, demands_key: bool = True) -> FrontDoor:
-    return FrontDoor(rules(demands_key=demands_key), OneKey())
-
-
-HEADERS = [
-    (b"host", b"localhost:7070"),
-    (b"user-agent", b"curl/8"),
-    (b"accept", b"*/*"),
-    (b"content-type", b"application/json"),
-    (b"content-length", b"120"),
-    (b"authorization", b"Bearer right"),
-]
-
-
-def test_the_door_reads_everything_in_one_pass():
-    assert door().admit(HEADERS).id == "someone"
-    with pytest.raises(Unauthenticated):
-        door().admit(HEADERS[:-1])
-    with pytest.raises(Forbidden):
-        door().admit([(b"host", b"evil.example"), *HEADERS[1:]])
-    with pytest.raises(Forbidden):
-        door().admit([*HEADERS, (b"Origin", b"null")])
-
-
-@pytest.mark.parametrize("name", [b"Forwarded", b"X-Forwarded-For", b"x-forwarded-client-cert", b"x-forwarded-proto"])
-def test_every_forwarding_header_counts_as_a_proxy(name):
-    door().admit([*HEADERS, (name, b"1.2.3.4")])
-    with pytest.raises(Forbidden, match="proxy"):
-        door(demands_key=False).admit([*HEADERS, (name, b"1.2.3.4")])
-    with pytest.raises(Forbidden, match="proxy"):
-        door(demands_key=False).check_host([*HEADERS, (name, b"1.2.3.4")])
-
-
-@pytest.mark.parametrize("name", [b"host", b"Origin"])
-def test_a_second_host_or_origin_is_refused(name):
-    with pytest.raises(Forbidden, match="twice"):
-        door().admit([(b"origin", b"http://localhost"), *HEADERS, (name, b"localhost:7070")])
-
-
-def test_open_paths_ask_for_no_key_but_still_for_a_known_host():
-    door().check_host(HEADERS[:-1])
-    with pytest.raises(Forbidden):
-        door().check_host([(b"host", b"evil.example")])
-
-
-def test_the_door_costs_a_few_microseconds():
-    opened = door()
-    assert min(timeit.repeat(lambda: opened.admit(HEADERS), number=2_000, repeat=5)) / 2_000 < 40e-6
+def test_a_pair_seen_before_costs_a_dictionary_look_up():
+    checked = rules()
+    # About 0.3 us here; the bound leaves room for a busy machine and still catches parsing.
+    once = min(timeit.repeat(lambda: checked.check(b"localhost:7070", None), number=5_000, repeat=5)) / 5_000
+    assert once < 2e-6
 
 
 # --- listening ------------------------------------------------------------------------------------------------------
