@@ -1,9 +1,9 @@
 """Imports structlog without rich. Import this before anything else that logs.
 
-structlog prefers rich for tracebacks and imports it whenever it is installed. That is three quarters of its import (45 of
-60 ms of CPU, and 4 MB, where it was measured), for a format that log collectors cannot read. A name that is None in
-`sys.modules` cannot be imported (https://docs.python.org/3/reference/import.html#the-module-cache); structlog then takes
-plain tracebacks.
+structlog prefers rich for tracebacks and imports it whenever it is installed. That is three quarters of its import
+(45 of 60 ms of CPU, and 4 MB, where it was measured), for a format that log collectors cannot read. A name that is None
+in `sys.modules` cannot be imported (https://docs.python.org/3/reference/import.html#the-module-cache); structlog then
+takes plain tracebacks.
 """
 
 import sys

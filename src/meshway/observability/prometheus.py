@@ -59,7 +59,7 @@ class PrometheusMetrics:
     def render(self) -> tuple[bytes, str]:
         """The body and content type of `/metrics`, in the Prometheus text format 0.0.4.
 
-        The first call imports the library (about 50 ms of CPU and 4 MB); assembly may make it once after the hub is ready.
+        The first call imports the library (50 ms of CPU, 4 MB); assembly may make it once after the hub is ready.
         """
         from prometheus_client.exposition import (  # noqa: PLC0415 - spares the start of the hub its 50 ms
             CONTENT_TYPE_PLAIN_0_0_4,
