@@ -184,10 +184,10 @@ async def rest_hub(
 
 
 @asynccontextmanager
-async def served(app: Starlette) -> AsyncIterator[str]:
-    """The application behind a real server on a free loopback port: for what must be seen as it streams."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=5))
+async def served(app: Starlette, *, port: int = 0) -> AsyncIterator[str]:
+    """The application behind a real server on a loopback port: for what must be seen as it streams."""
+    listener = socket.create_server(("127.0.0.1", port))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=[listener]))
         try:
