@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -221,6 +221,9 @@ class ConnectionLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
+        self.open()
+
+    def open(self) -> None:
         self.owner = FakeOwner()
         self.connection = WatchedConnection(self.owner, ORIGIN, BOUNDS, self.loop)
         self.transport = FakeTransport(self.connection)
@@ -229,32 +232,45 @@ class ConnectionLife(RuleBasedStateMachine):
         self.is_lost = False
         self.connection.connection_made(self.transport)
 
-    @property
-    def usable(self) -> bool:
-        return self.connection.state is ConnectionState.READY and not self.is_lost
+    @precondition(lambda self: self.connection.state is ConnectionState.CLOSED)
+    @rule()
+    def open_another(self) -> None:
+        self.forget_answer()
+        self.open()
 
-    @precondition(lambda self: self.usable and not self.sending)
-    @rule(wire=st.sampled_from(ANSWERS), head=st.booleans(), unsent=st.booleans())
-    def send(self, wire: bytes, head: bool, unsent: bool) -> None:
+    @precondition(lambda self: self.connection.state is ConnectionState.READY and not self.sending)
+    @rule(
+        wire=st.sampled_from(ANSWERS),
+        method=st.sampled_from([b"POST", b"POST", b"POST", b"HEAD"]),
+        unsent=st.sampled_from([0, 0, 0, 10]),
+        arrives=st.integers(0, 150),
+    )
+    def call(self, wire: bytes, method: bytes, unsent: int, arrives: int) -> None:
         self.owner.idle.discard(self.connection)
-        self.transport.unsent = 10 if unsent else 0
-        method = b"HEAD" if head else b"POST"
+        self.transport.unsent = unsent
         self.answer = self.connection.send(REQUEST, self.loop.time(), None, method=method)
         self.sending = wire
+        self.receive_piece(arrives)
+        if unsent:
+            assert self.connection not in self.owner.idle
 
     @precondition(lambda self: self.sending and not self.transport.closing)
     @rule(count=st.integers(1, 60))
     def receive(self, count: int) -> None:
-        piece, self.sending = self.sending[:count], self.sending[count:]
-        if self.transport.reading:
+        self.receive_piece(count)
+
+    def receive_piece(self, count: int) -> None:
+        if count and self.transport.reading:
+            piece, self.sending = self.sending[:count], self.sending[count:]
             self.connection.data_received(piece)
 
-    @precondition(lambda self: not self.is_lost)
+    @precondition(lambda self: not self.is_lost and self.answer is not None)
     @rule()
     def receive_end(self) -> None:
         self.connection.eof_received()
+        assert self.connection not in self.owner.idle
 
-    @precondition(lambda self: not self.is_lost)
+    @precondition(lambda self: not self.is_lost and self.answer is not None)
     @rule()
     def lose(self) -> None:
         self.is_lost = True
@@ -263,10 +279,18 @@ class ConnectionLife(RuleBasedStateMachine):
 
     @precondition(lambda self: self.answer is not None)
     @rule()
+    def cancel_the_wait(self) -> None:
+        """What `Task.cancel` does at once; the task itself runs later, in `cancel`."""
+        assert self.answer is not None
+        self.answer.cancel()
+
+    @precondition(lambda self: self.answer is not None)
+    @rule()
     def cancel(self) -> None:
         assert self.answer is not None
         self.answer.cancel()
         self.connection.cancel(self.answer)
+        assert self.connection.state in {ConnectionState.READY, ConnectionState.CLOSED}
 
     @precondition(lambda self: self.answer is not None and self.answer.done())
     @rule()
@@ -282,6 +306,7 @@ class ConnectionLife(RuleBasedStateMachine):
         if not self.answer.cancelled() and self.answer.exception() is None:
             self.connection.resume() if not self.transport.closing else None
 
+    @precondition(lambda self: self.answer is not None)
     @rule()
     def ring(self) -> None:
         """The alarm goes off long after everything was due."""
@@ -312,12 +337,34 @@ class ConnectionLife(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.connection.shut(MeshwayError("done"))
+        self.forget_answer()
+        self.loop.close()
+
+    def forget_answer(self) -> None:
+        """Without this the loop complains about an error that nobody looked at."""
         if self.answer is not None and not self.answer.cancelled():
             self.answer.exception()
-        self.loop.close()
 
 
 TestConnectionLife = ConnectionLife.TestCase
+TestConnectionLife.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize(("arrived", "state"), [(45, ConnectionState.CLOSED), (1_000, ConnectionState.READY)])
+def test_an_answer_to_a_caller_just_cancelled_goes_nowhere(
+    loop: asyncio.AbstractEventLoop, arrived: int, state: ConnectionState
+) -> None:
+    """Between `Task.cancel` and the task's next step: a part closes the connection, a whole answer may leave it open."""
+    owner = FakeOwner()
+    connection = WatchedConnection(owner, ORIGIN, BOUNDS, loop)
+    connection.connection_made(FakeTransport(connection))
+    answer = connection.send(REQUEST, loop.time(), None, method=b"POST")
+    answer.cancel()
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n01234567890123456789"[:arrived])
+    connection.cancel(answer)
+    assert connection.state is state
+    assert (connection in owner.idle) is (state is ConnectionState.READY)
+    connection.shut(MeshwayError("done"))
 
 
 def test_the_table_of_moves_knows_every_state_and_ends_in_closed() -> None:

@@ -227,9 +227,8 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
             self._watch_body()
 
-    def abandon(self, response: Http1Response) -> None:
-        if self._response is response:
-            self.shut(self._abandoned())
+    def abandon(self) -> None:
+        self.shut(self._abandoned())
 
     # --- asyncio.Protocol ---
 

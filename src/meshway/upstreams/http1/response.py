@@ -18,8 +18,8 @@ class BodySource(Protocol):
     def resume(self) -> None:
         """The reader has taken everything there was; send on."""
 
-    def abandon(self, response: "Http1Response") -> None:
-        """Nobody wants the rest: close, unless the connection already serves somebody else."""
+    def abandon(self) -> None:
+        """Nobody wants the rest: close."""
 
 
 class Http1Response:
@@ -57,6 +57,7 @@ class Http1Response:
         # What arrived and was not read yet; the connection appends, the reader takes.
         self.parts: list[bytes] = []
         self.buffered_bytes = 0
+        # Until the end of the body: afterwards the connection belongs to somebody else.
         self._source: BodySource | None = source
         self._loop = loop
         self._body_bytes_max = body_bytes_max
@@ -107,7 +108,7 @@ class Http1Response:
         """Give the rest up: the connection is closed now and never used again. After the end of the body: nothing."""
         source = self._source
         if source is not None:
-            source.abandon(self)
+            source.abandon()
 
     # --- called by the connection ---
 
