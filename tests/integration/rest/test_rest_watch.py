@@ -21,6 +21,11 @@ async def watching(url, **headers):
         yield response
 
 
+async def status_of_a_watch(url):
+    async with watching(url) as response:
+        return response.status_code
+
+
 async def events_of(response, count):
     parser, found = SseParser(), []
     async with asyncio.timeout(5):
@@ -96,10 +101,8 @@ async def test_a_reader_that_left_frees_its_place_at_once():
             assert (full.status_code, full.json()["code"]) == (429, "too_many_in_flight")
             assert full.headers["retry-after"] == "1"
         async with asyncio.timeout(3):
-            while True:
-                async with watching(url) as response:
-                    if response.status_code == 200:
-                        break
+            while await status_of_a_watch(url) != 200:
+                pass
 
 
 async def test_a_hub_that_shuts_down_ends_its_feeds():
