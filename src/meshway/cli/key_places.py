@@ -1,11 +1,15 @@
 """Where API keys are administered: in a hub that runs, or in the data directory of one that does not."""
 
+import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import structlog
 
 from meshway.cli.failure import EXIT_UNREACHABLE, Failure
 from meshway.cli.hub import HubOptions, connect
@@ -100,6 +104,7 @@ class _HubKeys:
 @asynccontextmanager
 async def _opened_directory(settings: Settings) -> AsyncIterator["_DirectoryKeys"]:
     """Raises: DataDirLocked; Failure for everything else that is wrong with the directory."""
+    _keep_logs_off_the_output()
     clock = SystemClock()
     engine = await open_embedded_engine(
         Path(settings.data), settings=settings.embedded, clock=clock, metrics=NullMetrics()
@@ -115,6 +120,14 @@ async def _opened_directory(settings: Settings) -> AsyncIterator["_DirectoryKeys
             await ring.aclose()
     finally:
         await engine.close()
+
+
+def _keep_logs_off_the_output() -> None:
+    """Standard output is the command's answer; only what went wrong is said, beside it."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 @dataclass(frozen=True, slots=True)
