@@ -20,9 +20,7 @@ Value = TypeVar("Value")
 
 @asynccontextmanager
 async def embedded(folder: Path) -> AsyncIterator[Engine]:
-    engine = await open_embedded_engine(
-        folder, settings=EmbeddedSettings(), clock=SystemClock(), metrics=NullMetrics()
-    )
+    engine = await open_embedded_engine(folder, settings=EmbeddedSettings(), clock=SystemClock(), metrics=NullMetrics())
     try:
         yield engine
     finally:

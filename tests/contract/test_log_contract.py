@@ -191,9 +191,7 @@ async def test_bounds_tell_what_a_subject_holds(engine: Engine) -> None:
         (LogTrim(subject="s.a"), [1, 2, 3, 4, 5, 6]),
     ],
 )
-async def test_a_trim_drops_the_oldest_until_every_bound_holds(
-    engine: Engine, trim: LogTrim, left: list[int]
-) -> None:
+async def test_a_trim_drops_the_oldest_until_every_bound_holds(engine: Engine, trim: LogTrim, left: list[int]) -> None:
     await _append(engine, "s.a", 6)
     await _append(engine, "s.b", 6)
     (dropped,) = await engine.log.trim([trim])

@@ -1,0 +1,175 @@
+"""What every Bus keeps."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from meshway.engine.ports import BusGap, BusMessage, BusSubscription, Engine, NoResponder, ReplyTimedOut
+from meshway.kernel.errors import InvalidRequest
+
+
+async def _take(subscription: BusSubscription, count: int) -> list[BusMessage | BusGap]:
+    events: AsyncIterator[BusMessage | BusGap] = aiter(subscription)
+    async with asyncio.timeout(5):
+        return [await anext(events) for _ in range(count)]
+
+
+async def _publish(engine: Engine, subject: str, *data: bytes) -> None:
+    await engine.bus.publish([BusMessage(subject=subject, data=item) for item in data])
+
+
+def _data(events: list[BusMessage | BusGap]) -> list[bytes]:
+    return [event.data for event in events if isinstance(event, BusMessage)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "heard"),
+    [
+        ("a.b", {"a.b"}),
+        ("a.*", {"a.b", "a.c"}),
+        ("a.>", {"a.b", "a.c", "a.b.c"}),
+        ("*.b", {"a.b", "x.b"}),
+        ("*.b.c", {"a.b.c"}),
+        (">", {"a", "a.b", "a.c", "a.b.c", "x.b", "ab"}),
+        ("a.*.>", {"a.b.c"}),
+    ],
+)
+async def test_a_pattern_hears_what_it_matches_and_nothing_else(engine: Engine, pattern: str, heard: set[str]) -> None:
+    async with engine.bus.subscribe(pattern) as subscription:
+        for subject in ("a", "a.b", "a.c", "a.b.c", "x.b", "ab"):
+            await _publish(engine, subject, subject.encode())
+        events = await _take(subscription, len(heard))
+        assert {item.decode() for item in _data(events)} == heard
+        await _publish(engine, "end.of.all", b"")
+        rest = asyncio.ensure_future(anext(aiter(subscription)))
+        done, _pending = await asyncio.wait([rest], timeout=0.1)
+        if pattern == ">":
+            assert done
+        else:
+            assert not done
+            rest.cancel()
+            await asyncio.wait([rest])
+
+
+async def test_messages_keep_their_order_their_headers_and_reply_subject(engine: Engine) -> None:
+    async with engine.bus.subscribe("s.*") as subscription:
+        sent = [
+            BusMessage(subject="s.a", data=b"%d" % number, headers={"n": str(number)}, reply_to="r.1")
+            for number in range(100)
+        ]
+        await engine.bus.publish(sent)
+        assert await _take(subscription, 100) == sent
+
+
+async def test_publishing_to_nobody_is_fine_and_nothing_is_kept(engine: Engine) -> None:
+    await _publish(engine, "s.a", b"lost")
+    async with engine.bus.subscribe("s.a") as subscription:
+        await _publish(engine, "s.a", b"heard")
+        assert _data(await _take(subscription, 1)) == [b"heard"]
+
+
+async def test_every_subscriber_hears_every_message(engine: Engine) -> None:
+    async with engine.bus.subscribe("s.a") as first, engine.bus.subscribe("s.>") as second:
+        await _publish(engine, "s.a", b"1", b"2")
+        assert _data(await _take(first, 2)) == _data(await _take(second, 2)) == [b"1", b"2"]
+
+
+async def test_of_each_group_exactly_one_member_hears_a_message(engine: Engine) -> None:
+    heard: dict[str, list[bytes]] = {"a1": [], "a2": [], "a3": [], "b1": [], "alone": []}
+
+    async def listen(name: str, subscription: BusSubscription) -> None:
+        async for event in subscription:
+            assert isinstance(event, BusMessage)
+            heard[name].append(event.data)
+
+    async with (
+        engine.bus.subscribe("s.*", group="a") as a1,
+        engine.bus.subscribe("s.*", group="a") as a2,
+        engine.bus.subscribe("s.*", group="a") as a3,
+        engine.bus.subscribe("s.*", group="b") as b1,
+        engine.bus.subscribe("s.*") as alone,
+    ):
+        subscriptions = {"a1": a1, "a2": a2, "a3": a3, "b1": b1, "alone": alone}
+        listeners = [asyncio.ensure_future(listen(name, each)) for name, each in subscriptions.items()]
+        sent = [b"%d" % number for number in range(60)]
+        await _publish(engine, "s.a", *sent)
+        async with asyncio.timeout(5):
+            while sum(map(len, heard.values())) < 180:
+                await asyncio.sleep(0.01)
+        for listener in listeners:
+            listener.cancel()
+        await asyncio.wait(listeners)
+    assert sorted(heard["a1"] + heard["a2"] + heard["a3"]) == sorted(sent)
+    assert heard["b1"] == heard["alone"] == sent
+    assert all(heard[name] for name in ("a1", "a2", "a3"))
+
+
+async def test_a_slow_subscriber_is_told_how_many_it_missed_and_where(engine: Engine) -> None:
+    async with engine.bus.subscribe("s.a", buffer_max=3) as slow, engine.bus.subscribe("s.a") as quick:
+        await _publish(engine, "s.a", *(b"%d" % number for number in range(10)))
+        assert len(_data(await _take(quick, 10))) == 10
+        events = await _take(slow, 4)
+        assert _data(events[:3]) == [b"0", b"1", b"2"]
+        assert events[3] == BusGap(missed=7)
+        await _publish(engine, "s.a", b"again")
+        assert _data(await _take(slow, 1)) == [b"again"]
+
+
+async def test_a_request_is_answered_by_whoever_listens(engine: Engine) -> None:
+    async with engine.bus.subscribe("ask.*", group="servers") as server:
+
+        async def serve() -> None:
+            (asked,) = await _take(server, 1)
+            assert isinstance(asked, BusMessage)
+            assert asked.reply_to is not None
+            await _publish(engine, asked.reply_to, b"answer to " + asked.data, b"second answer")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve())
+            answer = await engine.bus.request(BusMessage(subject="ask.me", data=b"q"), timeout_ms=5_000)
+    assert isinstance(answer, BusMessage)
+    assert answer.data == b"answer to q"
+
+
+async def test_many_requests_at_once_get_their_own_answers(engine: Engine) -> None:
+    async with engine.bus.subscribe("ask.*") as server:
+
+        async def serve() -> None:
+            for asked in await _take(server, 50):
+                assert isinstance(asked, BusMessage)
+                assert asked.reply_to is not None
+                await _publish(engine, asked.reply_to, asked.data)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve())
+            tasks = [
+                group.create_task(engine.bus.request(BusMessage(subject="ask.me", data=b"%d" % n), timeout_ms=5_000))
+                for n in range(50)
+            ]
+    answers = [task.result() for task in tasks]
+    assert [answer.data for answer in answers if isinstance(answer, BusMessage)] == [b"%d" % n for n in range(50)]
+
+
+async def test_a_request_that_nobody_hears_is_known_at_once(engine: Engine) -> None:
+    async with asyncio.timeout(2):
+        answer = await engine.bus.request(BusMessage(subject="ask.me", data=b""), timeout_ms=60_000)
+    assert answer == NoResponder()
+
+
+async def test_a_request_that_is_heard_but_not_answered_times_out(engine: Engine) -> None:
+    async with engine.bus.subscribe("ask.me"):
+        answer = await engine.bus.request(BusMessage(subject="ask.me", data=b""), timeout_ms=100)
+    assert answer == ReplyTimedOut()
+
+
+async def test_after_a_subscription_ends_nobody_listens(engine: Engine) -> None:
+    async with engine.bus.subscribe("ask.me"):
+        pass
+    assert await engine.bus.request(BusMessage(subject="ask.me", data=b""), timeout_ms=1_000) == NoResponder()
+
+
+@pytest.mark.parametrize("pattern", ["", "a..b", "a.>.b", "a b", "a*", ">x"])
+async def test_a_pattern_that_is_none_is_refused(engine: Engine, pattern: str) -> None:
+    with pytest.raises(InvalidRequest):
+        async with engine.bus.subscribe(pattern):
+            raise AssertionError("entered")
