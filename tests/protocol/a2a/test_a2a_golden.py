@@ -18,7 +18,9 @@ GOLDEN = sorted(
     path for path in (Path(__file__).parent / "golden").glob("*.json") if not path.name.startswith(("card-", "error-"))
 )
 SHAPES = [("a2a_0_3_jsonrpc", JSON_0_3), ("a2a_0_3_http_json", PROTO_0_3)]
-EVENTS = [path for path in GOLDEN if json.loads(path.read_text())["operation"] in ("SendMessage", "SendStreamingMessage")]
+EVENTS = [
+    path for path in GOLDEN if json.loads(path.read_text())["operation"] in ("SendMessage", "SendStreamingMessage")
+]
 EVENTS = [path for path in EVENTS if json.loads(path.read_text())["side"] == "result"]
 
 
@@ -152,9 +154,7 @@ def test_what_the_stock_0_3_http_client_sends_in_snake_case_is_understood():
     )
     assert "message_id" in sent["request"], "the SDK no longer sends snake_case; this test can go"
     raised = raise_params(AgentOperation.SEND_MESSAGE, sent, PROTO_0_3, None)
-    assert raised["message"]["parts"] == [
-        {"raw": "AAE=", "filename": "x.bin", "mediaType": "application/octet-stream"}
-    ]
+    assert raised["message"]["parts"] == [{"raw": "AAE=", "filename": "x.bin", "mediaType": "application/octet-stream"}]
     # ProtoJSON left out `blocking: false`.
     assert ParseDict(raised, a2a_pb2.SendMessageRequest()) == core
 

@@ -195,7 +195,7 @@ def _check_interfaces(card: JsonObject, faults: _Faults, legacy: bool) -> None: 
             _check_text(interface.get("transport"), f"{path}.transport", faults, required=True)
             _check_url(interface.get("url"), f"{path}.url", faults, binding=interface.get("transport"))
         return
-    if not card["supportedInterfaces"]:
+    if card["supportedInterfaces"] == []:
         faults.add("supportedInterfaces", "must hold at least one interface")
     for index, interface in _objects(card["supportedInterfaces"], "supportedInterfaces", faults):
         path = f"supportedInterfaces.{index}"
@@ -263,11 +263,11 @@ def _check_links(card: JsonObject, faults: _Faults) -> None:
     for path, value in links:
         if value is None or value == "":
             continue
-        if not isinstance(value, str) or urlsplit_scheme(value) not in _HTTP_SCHEMES:
+        if not isinstance(value, str) or _scheme_of(value) not in _HTTP_SCHEMES:
             faults.add(path, "must be a URL that begins with http:// or https://")
 
 
-def urlsplit_scheme(value: str) -> str:
+def _scheme_of(value: str) -> str:
     """The scheme in lower case; empty where there is none or the text is no URL."""
     try:
         return urlsplit(value).scheme.lower()

@@ -42,7 +42,7 @@ _LEGACY_SCHEME_FIELDS = frozenset(
 
 def is_core_card(card: JsonObject) -> bool:
     """Whether the card says where the agent is in the way of 1.0 (alone or beside that of 0.3)."""
-    return "supportedInterfaces" in card
+    return card.get("supportedInterfaces") is not None
 
 
 def raise_card(card: JsonObject) -> JsonObject:

@@ -120,6 +120,8 @@ def _translate_reply(request: A2ARequest, source: Dialect, status: int, body: by
             http = outcome.http if request.dialect.binding is Binding.HTTP_JSON else 200
             return WireReply(http, _JSON, encode_error(outcome, request.dialect, request.request_id), None)
         core = _raise_any(request.operation, outcome, source)
+        if not isinstance(core, dict) and request.operation is not _Op.DELETE_PUSH_CONFIG:
+            raise ShapeError("result", "must be an object")
         task = seen_in_core(request.operation, core)
         result = _encode(_lower_any(request.operation, core, request.dialect))
     except ShapeError as error:
@@ -209,8 +211,10 @@ class StreamTranslator:
             return event.raw, None
         try:
             return event.raw, self._reader(event.data).seen()
-        except msgspec.ValidationError:
-            # Valid JSON of a shape the hub does not know: what comes after 1.0 passes.
+        except msgspec.ValidationError as error:
+            if not isinstance(_decode_or_none(event.data), dict):
+                raise _broken_event(str(error)) from None
+            # An object of a shape the hub does not know: what comes after 1.0 passes.
             return event.raw, None
         except _UNREADABLE as error:
             raise _broken_event(str(error)) from None
@@ -226,6 +230,8 @@ class StreamTranslator:
                 return sse.frame(body, id=event.id, event=stream_error_name(target)), None
             legacy = legacy_of(self._source)
             core = outcome if legacy is None else raise_event(outcome, legacy)
+            if not isinstance(core, dict):
+                raise ShapeError("event", "must be an object")
             legacy = legacy_of(target)
             result = _encode(core if legacy is None else lower_event(core, legacy))
         except ShapeError as error:

@@ -202,7 +202,10 @@ def _read_rest_params(request: A2ARequest, route: RestRoute) -> None:
         request.params = b""
         raise RequestRefused(_params_invalid(request), request.dialect)
     request.task_id, request.config_id = route.task_id, route.config_id
-    _check_ids(request)
+    try:
+        _check_ids(request)
+    except InvalidRequest as error:
+        raise RequestRefused(error, request.dialect) from None
 
 
 def _with_path_ids(request: A2ARequest, route: RestRoute) -> A2ARequest:

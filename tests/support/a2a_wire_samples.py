@@ -58,7 +58,7 @@ def send(dialect: Dialect, *, stream: bool = False, **message: Any) -> A2AReques
     verb = "stream" if stream else "send"
     if dialect is REST_1_0:
         return rest("POST", f"/message:{verb}", {"message": MESSAGE | message})
-    return rest("POST", f"/v1/message:{verb}", {"request": MESSAGE_0_3_PROTO | message})
+    return rest("POST", f"/v1/message:{verb}", {"message": MESSAGE_0_3_PROTO | message})
 
 
 def get_task(dialect: Dialect, task_id: str = "t-1", history: int | None = 3) -> A2ARequest:
