@@ -354,7 +354,7 @@ TestConnectionLife.settings = settings(max_examples=150, stateful_step_count=30,
 def test_an_answer_to_a_caller_just_cancelled_goes_nowhere(
     loop: asyncio.AbstractEventLoop, arrived: int, state: ConnectionState
 ) -> None:
-    """Between `Task.cancel` and the task's next step: a part closes the connection, a whole answer may leave it open."""
+    """Before the cancelled task runs again: a part closes the connection, a whole answer may leave it open."""
     owner = FakeOwner()
     connection = WatchedConnection(owner, ORIGIN, BOUNDS, loop)
     connection.connection_made(FakeTransport(connection))

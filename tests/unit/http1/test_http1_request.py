@@ -47,7 +47,7 @@ def test_a_header_that_could_become_another_is_refused_without_its_value(header:
 
 @pytest.mark.parametrize("name", [b"Host", b"content-length", b"Transfer-Encoding"])
 def test_the_headers_that_frame_a_request_cannot_be_given(name: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="set by the hub"):
+    with pytest.raises(InvalidRequest, match="are set by the hub"):
         encode_request(b"POST", b"/", b"a", [(name, b"1")], b"")
 
 
