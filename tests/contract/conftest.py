@@ -1,45 +1,12 @@
-"""The engines that the contract suite runs against. A new adapter is one more entry in ADAPTERS.
+"""The fixtures of the contract suite."""
 
-Real, short times: servers have their own clocks. A test says what must become true and waits until it is.
-"""
-
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
+from contract_engines import ADAPTERS, WaitUntil
+
 from meshway.engine.ports import Engine
-from meshway.kernel.clock import SystemClock
-from meshway.kernel.metrics import NullMetrics
-
-Value = TypeVar("Value")
-
-
-@asynccontextmanager
-async def embedded(folder: Path) -> AsyncIterator[Engine]:
-    engine = await open_embedded_engine(folder, settings=EmbeddedSettings(), clock=SystemClock(), metrics=NullMetrics())
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-ADAPTERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {"embedded": embedded}
-
-
-class WaitUntil:
-    """Ask again until the answer is a true one, for at most `seconds`; the answer."""
-
-    async def __call__(self, question: Callable[[], Awaitable[Value]], *, seconds: float = 5.0) -> Value:
-        async with asyncio.timeout(seconds):
-            while True:
-                answer = await question()
-                if answer:
-                    return answer
-                await asyncio.sleep(0.02)
 
 
 @pytest.fixture(params=sorted(ADAPTERS))

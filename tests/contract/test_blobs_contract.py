@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 import pytest
+
 from meshway.engine.ports import BlobRef, Engine
 from meshway.kernel.errors import InvalidRequest
 

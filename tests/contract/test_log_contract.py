@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+
 from meshway.engine.ports import (
     Appended,
     Durability,

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from meshway.engine.ports import (
     Ack,
     Engine,

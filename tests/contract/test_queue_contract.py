@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
+
 from meshway.engine.ports import (
     Ack,
     Engine,

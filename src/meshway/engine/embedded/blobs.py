@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from meshway.engine.embedded.arguments import refused
 from meshway.engine.embedded.blob_store import BlobForget, BlobPut, BlobStore
 from meshway.engine.embedded.database import sync_directory
 from meshway.engine.embedded.kv_store import whole_seconds
@@ -26,7 +27,7 @@ from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
 from meshway.engine.ports import BlobRef
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest, MeshwayError, StorageFull
+from meshway.kernel.errors import EngineUnavailable, MeshwayError, StorageFull
 
 __all__ = ["EmbeddedBlobs"]
 
@@ -216,5 +217,4 @@ def _translate(error: OSError) -> MeshwayError:
 
 def _check_name(sha256: str) -> None:
     if not _SHA256.fullmatch(sha256):
-        message = "is not a SHA-256 in lower-case hex"
-        raise InvalidRequest(f"sha256: {sha256[:80]!r} {message}", fields=[FieldError("sha256", message)])
+        raise refused("sha256", f"{sha256[:80]!r} is not a SHA-256 in lower-case hex")

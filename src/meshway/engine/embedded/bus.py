@@ -5,13 +5,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from meshway.engine.embedded.arguments import check_between
 from meshway.engine.embedded.names import Listeners, check_name, check_pattern
 from meshway.engine.ports import BusGap, BusMessage, BusSubscription, NoResponder, ReplyTimedOut, SubscriptionLost
-from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest
+from meshway.kernel.errors import EngineUnavailable
 
 __all__ = ["EmbeddedBus"]
 
 _INBOX = "_inbox"
+# A buffer is memory that one slow reader may hold.
+_BUFFER_MAX = 1_000_000
 
 
 class EmbeddedBus:
@@ -34,8 +37,7 @@ class EmbeddedBus:
         self, pattern: str, *, group: str | None = None, buffer_max: int = 1_000
     ) -> AbstractAsyncContextManager[BusSubscription]:
         check_pattern(pattern)
-        if buffer_max < 1:
-            raise InvalidRequest("buffer_max: choose at least 1", fields=[FieldError("buffer_max", "at least 1")])
+        check_between("buffer_max", buffer_max, 1, _BUFFER_MAX)
         return self._subscribe(pattern, group, buffer_max)
 
     async def request(self, message: BusMessage, *, timeout_ms: int) -> BusMessage | NoResponder | ReplyTimedOut:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from meshway.engine.embedded.arguments import check_between
 from meshway.engine.embedded.kv_store import KvCall, KvChange, KvStore, KvSweep
 from meshway.engine.embedded.kv_watch import Watches
 from meshway.engine.embedded.loops import new_finished
@@ -15,7 +16,6 @@ from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
 from meshway.engine.ports import Durability, KvEntry, KvEvent, KvOutcome, KvPage, KvWrite
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import FieldError, InvalidRequest
 
 __all__ = ["EmbeddedKeyValue"]
 
@@ -75,9 +75,7 @@ class EmbeddedKeyValue:
 
     async def page(self, prefix: str, *, after: str | None = None, limit: int = 500) -> KvPage:
         check_prefix(prefix)
-        if not 1 <= limit <= _PAGE_MAX:
-            message = f"choose 1 to {_PAGE_MAX}"
-            raise InvalidRequest(f"limit: {message}", fields=[FieldError("limit", message)])
+        check_between("limit", limit, 1, _PAGE_MAX)
         now_ms = self._clock.now_ms()
         entries = await self._readers.run(lambda connection: self._read_page(connection, prefix, after, limit, now_ms))
         return KvPage(entries=entries, next_after=entries[-1].key if len(entries) == limit else None)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
+from meshway.engine.embedded.arguments import check_between, refused
 from meshway.engine.embedded.log_search import bounds_of, list_subjects, read_subject, start_cursor, trim_target
 from meshway.engine.embedded.log_store import LogCall, LogStore, TrimCall
 from meshway.engine.embedded.log_tail import Tails
@@ -22,7 +23,6 @@ from meshway.engine.ports import (
     LogStart,
     LogTrim,
 )
-from meshway.kernel.errors import FieldError, InvalidRequest
 
 __all__ = ["EmbeddedLog"]
 
@@ -58,7 +58,7 @@ class EmbeddedLog:
 
     async def read(self, subject: str, start: LogStart, *, limit: int = 500) -> Sequence[LogEntry]:
         check_name(subject, "subject")
-        _check_limit(limit)
+        check_between("limit", limit, 1, _READ_MAX)
         visible = self._tails.visible
         queries = self._queries
         return await self._readers.run(
@@ -75,8 +75,7 @@ class EmbeddedLog:
     def tail(self, pattern: str, start: LogStart) -> AbstractAsyncContextManager[AsyncIterator[LogEntry]]:
         check_pattern(pattern)
         if not is_literal(pattern) and isinstance(start, FromSequence | FromLast):
-            message = "a pattern with wildcards starts from a position, a time or new; sequences belong to one subject"
-            raise InvalidRequest(f"start: {message}", fields=[FieldError("start", message)])
+            raise refused("start", "a pattern with wildcards starts from a position, a time or what is new")
         return self._tails.open(pattern, start)
 
     async def bounds(self, subjects: Sequence[str]) -> Sequence[LogBounds | None]:
@@ -92,7 +91,7 @@ class EmbeddedLog:
 
     async def subjects(self, pattern: str, *, after: str | None = None, limit: int = 500) -> Sequence[str]:
         check_pattern(pattern)
-        _check_limit(limit)
+        check_between("limit", limit, 1, _READ_MAX)
         return await self._readers.run(
             lambda connection: list_subjects(connection, self._queries, pattern, after, limit)
         )
@@ -122,9 +121,3 @@ class EmbeddedLog:
         self._writer.submit(call)
         await call.finished
         return call
-
-
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= _READ_MAX:
-        message = f"choose 1 to {_READ_MAX}"
-        raise InvalidRequest(f"limit: {message}", fields=[FieldError("limit", message)])

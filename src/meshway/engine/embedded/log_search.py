@@ -100,7 +100,7 @@ def read_subject(
         after = max(known.indexed_to, cursor.position)
         values = (after, visible, known.subject_id, sequence, 0, limit - len(rows))
         rows.extend(connection.execute(queries.text("read_unindexed"), values))
-    return [_entry(subject, *row) for row in rows]
+    return [_entry(subject, row) for row in rows]
 
 
 def read_pattern(
@@ -110,7 +110,7 @@ def read_pattern(
     glob = pattern.replace(">", "*")
     rows = connection.execute(queries.text("read_pattern"), (cursor.position, visible, glob, limit)).fetchall()
     tokens = pattern.split(".")
-    entries = [_entry(*row) for row in rows if pattern_matches(tokens, row[0].split("."))]
+    entries = [_entry(row[0], row[1:]) for row in rows if pattern_matches(tokens, row[0].split("."))]
     return entries, rows[-1][2] if len(rows) == limit else visible
 
 
@@ -223,9 +223,8 @@ def _beyond_bytes(connection: sqlite3.Connection, queries: Queries, subject_id: 
     return 0
 
 
-def _entry(
-    subject: str, sequence: int, position: int, message_id: str, data: bytes, headers: bytes | None, at_ms: int
-) -> LogEntry:
+def _entry(subject: str, columns: tuple[int, int, str, bytes, bytes | None, int]) -> LogEntry:
+    sequence, position, message_id, data, headers, at_ms = columns
     return LogEntry(
         subject=subject,
         sequence=sequence,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.engine.embedded.arguments import refused
 
 __all__ = ["Listeners", "check_name", "check_pattern", "check_prefix", "is_literal", "pattern_matches", "prefix_of"]
 
@@ -22,14 +22,19 @@ Listener = TypeVar("Listener")
 def check_name(name: str, field: str) -> str:
     """A key, subject or queue name. Raises: InvalidRequest naming `field`."""
     if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:
-        raise _invalid(field, name, "dot-separated tokens of A-Z a-z 0-9 _ = / -, at most 1,024 characters")
+        raise refused(
+            field, f"{name[:80]!r} is no name: dot-separated tokens of A-Z a-z 0-9 _ = / -, at most 1,024 characters"
+        )
     return name
 
 
 def check_pattern(pattern: str, field: str = "pattern") -> str:
     """A name in which `*` stands for one token and a last `>` for the rest. Raises: InvalidRequest."""
     if not _PATTERN.fullmatch(pattern) or len(pattern) > _NAME_CHARACTERS_MAX:
-        raise _invalid(field, pattern, "a name in which * stands for one token and a last > for one or more")
+        raise refused(
+            field,
+            f"{pattern[:80]!r} is no pattern: a name in which * stands for one token and a last > for one or more",
+        )
     return pattern
 
 
@@ -135,8 +140,3 @@ class Listeners(Generic[Listener]):
             child = node.children.get(token)
             if child is not None:
                 self._collect(child, tokens, depth + 1, found)
-
-
-def _invalid(field: str, value: str, expected: str) -> InvalidRequest:
-    message = f"{value[:80]!r} is not {expected}"
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
-__all__ = ["Queries", "SqlValue", "Statement", "insert_rows", "load_queries"]
+__all__ = ["Queries", "SqlValue", "Statement", "insert_rows", "load_queries", "read_sql"]
 
 SqlValue = int | str | bytes | None
 

@@ -5,18 +5,18 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from meshway.engine.embedded.arguments import check_between, refused
 from meshway.engine.embedded.leasing import Leasing
-from meshway.engine.embedded.log_search import decode_headers
 from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.names import check_name
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.queue_calls import AppendCall, DueCall, QueueSweep, RenewCall, SettleCall
+from meshway.engine.embedded.queue_rows import queued_message
 from meshway.engine.embedded.queue_store import QueueNews, QueueStore
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
 from meshway.engine.ports import (
     Lease,
-    Priority,
     QueueAppend,
     QueueDepth,
     QueuedMessage,
@@ -25,7 +25,6 @@ from meshway.engine.ports import (
     SettleOutcome,
 )
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import FieldError, InvalidRequest
 
 __all__ = ["EmbeddedQueue"]
 
@@ -88,8 +87,7 @@ class EmbeddedQueue:
 
     async def lease(self, queue: str, *, count: int, wait_ms: int = 0) -> Sequence[Lease]:
         check_name(queue, "queue")
-        if not 1 <= count <= _LEASES_MAX:
-            raise _invalid("count", f"choose 1 to {_LEASES_MAX:,}")
+        check_between("count", count, 1, _LEASES_MAX)
         return await self._leasing.lease(queue, count, wait_ms)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettleOutcome]:
@@ -103,8 +101,7 @@ class EmbeddedQueue:
 
     async def peek(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[QueuedMessage]:
         check_name(queue, "queue")
-        if not 1 <= limit <= _PAGE_MAX:
-            raise _invalid("limit", f"choose 1 to {_PAGE_MAX:,}")
+        check_between("limit", limit, 1, _PAGE_MAX)
         mark = self._marks.get((queue, after)) if after is not None else None
         found = await self._readers.run(lambda connection: self._peek(connection, queue, after, mark, limit))
         if found:
@@ -158,24 +155,7 @@ class EmbeddedQueue:
         if after is not None and mark is None:
             mark = connection.execute(self._queries.text("turn_of"), (known[0], after)).fetchone()
             if mark is None:
-                raise _invalid("after", "this message has left the queue; begin again with the first page")
+                raise refused("after", "this message has left the queue; begin again with the first page")
         rank, row = mark or (-1_000, 0)
         rows = connection.execute(self._queries.text("peek"), (known[0], rank, row, limit))
-        return [(found[0], found[1], _message(queue, found[2:])) for found in rows]
-
-
-def _message(queue: str, columns: tuple[str, bytes, bytes | None, int, int, str | None]) -> QueuedMessage:
-    message_id, data, headers, priority, enqueued_at_ms, ordering_key = columns
-    return QueuedMessage(
-        queue=queue,
-        message_id=message_id,
-        data=data,
-        headers=decode_headers(headers),
-        priority=Priority(priority),
-        enqueued_at_ms=enqueued_at_ms,
-        ordering_key=ordering_key,
-    )
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+        return [(found[0], found[1], queued_message(queue, found[2:])) for found in rows]

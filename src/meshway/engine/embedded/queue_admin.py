@@ -3,17 +3,17 @@
 import sqlite3
 from collections.abc import Sequence
 
-from meshway.engine.embedded.log_search import decode_headers
+from meshway.engine.embedded.arguments import check_between, refused
 from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.names import check_name
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.queue import EmbeddedQueue
 from meshway.engine.embedded.queue_books import decode_settings
 from meshway.engine.embedded.queue_calls import ConfigureCall, PurgeCall, RedriveCall, RemoveCall
-from meshway.engine.embedded.queue_rows import decode_history
+from meshway.engine.embedded.queue_rows import decode_history, queued_message
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import WriteCall, Writer
-from meshway.engine.ports import DeadLetter, Priority, QueuedMessage, QueueSettings
+from meshway.engine.ports import DeadLetter, QueueSettings
 from meshway.kernel.errors import FieldError, InvalidRequest
 
 __all__ = ["EmbeddedQueueAdmin"]
@@ -45,7 +45,7 @@ class EmbeddedQueueAdmin:
         return await self._readers.run(lambda connection: self._read_settings(connection, queue))
 
     async def queues(self, *, after: str | None = None, limit: int = 500) -> Sequence[str]:
-        _check_limit(limit)
+        check_between("limit", limit, 1, _PAGE_MAX)
         return await self._readers.run(
             lambda connection: [
                 name for (name,) in connection.execute(self._queries.text("names"), (after or "", limit))
@@ -69,7 +69,7 @@ class EmbeddedQueueAdmin:
 
     async def dead_letters(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
         check_name(queue, "queue")
-        _check_limit(limit)
+        check_between("limit", limit, 1, _PAGE_MAX)
         return await self._readers.run(lambda connection: self._read_dead(connection, queue, after, limit))
 
     async def redrive(self, queue: str, message_ids: Sequence[str]) -> Sequence[bool]:
@@ -109,27 +109,18 @@ class EmbeddedQueueAdmin:
         if after is not None:
             mark = connection.execute(self._queries.text("find_dead"), (found[0], after)).fetchone()
             if mark is None:
-                message = "this dead letter has been redriven or removed; begin again with the first page"
-                raise InvalidRequest(f"after: {message}", fields=[FieldError("after", message)])
+                raise refused("after", "this dead letter was redriven or removed; begin again with the first page")
             begin = mark[0]
         rows = connection.execute(self._queries.text("list_dead"), (found[0], begin, limit))
         return [_dead_letter(queue, row) for row in rows]
 
 
 def _dead_letter(
-    queue: str, row: tuple[int, str, bytes, bytes | None, int, int, str | None, str, bytes | None, int]
+    queue: str, row: tuple[str, bytes, bytes | None, int, int, str | None, int, str, bytes | None, int]
 ) -> DeadLetter:
-    _dead_id, message_id, data, headers, priority, enqueued_at_ms, ordering_key, reason, history, dead_at_ms = row
+    _dead_id, reason, history, dead_at_ms = row[6:]
     return DeadLetter(
-        message=QueuedMessage(
-            queue=queue,
-            message_id=message_id,
-            data=data,
-            headers=decode_headers(headers),
-            priority=Priority(priority),
-            enqueued_at_ms=enqueued_at_ms,
-            ordering_key=ordering_key,
-        ),
+        message=queued_message(queue, row[:6]),
         reason=reason,
         attempts=decode_history(history),
         dead_at_ms=dead_at_ms,
@@ -148,9 +139,3 @@ def _check_settings(settings: QueueSettings) -> None:
             wrong.append(FieldError(field, "choose at least 1, or leave it out for no limit"))
     if wrong:
         raise InvalidRequest("; ".join(f"{error.field}: {error.message}" for error in wrong), fields=wrong)
-
-
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= _PAGE_MAX:
-        message = f"choose 1 to {_PAGE_MAX:,}"
-        raise InvalidRequest(f"limit: {message}", fields=[FieldError("limit", message)])

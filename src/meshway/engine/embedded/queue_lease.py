@@ -6,18 +6,19 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from meshway.engine.embedded.log_search import decode_headers
 from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.queue_books import QueueBook, QueueBooks
 from meshway.engine.embedded.queue_calls import LeaseCall, ReleaseCall, RenewCall
 from meshway.engine.embedded.queue_life import MessageEnd, MessageState
-from meshway.engine.embedded.queue_rows import QueueRows, StateRow
-from meshway.engine.ports import Lease, Priority, QueuedMessage
+from meshway.engine.embedded.queue_rows import QueueRows, StateRow, queued_message
+from meshway.engine.ports import Lease
 
 __all__ = ["Delivery", "QueueLeases", "parse_delivery"]
 
 # Payloads handed out in one group; what is left stays due for the next one. Bounds memory, not a promise.
 _BYTES_PER_GROUP_MAX = 32 * 1024 * 1024
+# The sweep drops expired messages every second; more than this many in between only make a lease come back short.
+_EXPIRED_PASSED_MAX = 100
 
 
 class Delivery(NamedTuple):
@@ -94,7 +95,8 @@ class QueueLeases:
         bytes_taken = 0
         # A cursor, not a list: what is not needed is never read. Expired messages are passed over and dropped.
         cursor = connection.execute(self._queries.text("next_waiting"), (book.queue_id, count + _EXPIRED_PASSED_MAX))
-        for row, attempt, expires_at_ms, size, key, *message in cursor:
+        for columns in cursor:
+            row, attempt, expires_at_ms, size, key = columns[:5]
             if expires_at_ms is not None and expires_at_ms <= now_ms:
                 state = int(MessageState.WAITING)
                 expired.append(StateRow(row, book.queue_id, state, attempt, None, None, None, size, key, None, None))
@@ -105,7 +107,7 @@ class QueueLeases:
                     delivery_id=f"{row:x}.{attempt + 1:x}.{nonce:x}",
                     attempt=attempt + 1,
                     lease_until_ms=until_ms,
-                    message=_message(book.name, *message),
+                    message=queued_message(book.name, columns[5:]),
                 )
             )
             bytes_taken += size
@@ -120,10 +122,6 @@ class QueueLeases:
         return leases
 
 
-# The sweep drops expired messages every second; more than this many in between only make a lease come back short.
-_EXPIRED_PASSED_MAX = 100
-
-
 def parse_delivery(delivery_id: str) -> Delivery | None:
     """None for what is no delivery id of ours."""
     parts = delivery_id.split(".")
@@ -135,23 +133,3 @@ def parse_delivery(delivery_id: str) -> Delivery | None:
         return None
     # SQLite holds 63 bits; anything else cannot be ours and must not reach a statement.
     return Delivery(row, attempt, nonce) if 0 < row < 1 << 63 and 0 <= nonce < 1 << 63 else None
-
-
-def _message(
-    queue: str,
-    message_id: str,
-    data: bytes,
-    headers: bytes | None,
-    priority: int,
-    enqueued_at_ms: int,
-    ordering_key: str | None,
-) -> QueuedMessage:
-    return QueuedMessage(
-        queue=queue,
-        message_id=message_id,
-        data=data,
-        headers=decode_headers(headers),
-        priority=Priority(priority),
-        enqueued_at_ms=enqueued_at_ms,
-        ordering_key=ordering_key,
-    )

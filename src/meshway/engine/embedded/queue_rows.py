@@ -7,17 +7,21 @@ from typing import NamedTuple
 
 import msgspec
 
+from meshway.engine.embedded.log_search import decode_headers
 from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.queue_books import QueueBook, QueueBooks
 from meshway.engine.embedded.queue_life import MessageEnd, MessageState, check_move, first_state
-from meshway.engine.ports import AttemptRecord
+from meshway.engine.ports import AttemptRecord, Priority, QueuedMessage
 
-__all__ = ["QueueRows", "StateRow", "add_attempt", "decode_history"]
+__all__ = ["MessageColumns", "QueueRows", "StateRow", "add_attempt", "decode_history", "queued_message"]
 
 # The port promises the last 16 attempts.
 _ATTEMPTS_KEPT = 16
 # Messages that become due in one group; the rest follows in the next, a moment later.
 _DUE_MAX = 1_000
+# Message id, data, headers (JSON or None), priority, time of append, ordering key.
+MessageColumns = tuple[str, bytes, bytes | None, int, int, str | None]
+
 _history_decoder = msgspec.json.Decoder(list[AttemptRecord])
 
 
@@ -150,3 +154,16 @@ def add_attempt(row: StateRow, ended_at_ms: int, outcome: str, reason: str) -> b
 
 def decode_history(history: bytes | None) -> list[AttemptRecord]:
     return _history_decoder.decode(history) if history else []
+
+
+def queued_message(queue: str, columns: MessageColumns) -> QueuedMessage:
+    message_id, data, headers, priority, enqueued_at_ms, ordering_key = columns
+    return QueuedMessage(
+        queue=queue,
+        message_id=message_id,
+        data=data,
+        headers=decode_headers(headers),
+        priority=Priority(priority),
+        enqueued_at_ms=enqueued_at_ms,
+        ordering_key=ordering_key,
+    )

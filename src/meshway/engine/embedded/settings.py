@@ -30,11 +30,13 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     watch_pending_max: _Positive = 100_000
     # Subjects whose last sequence is kept in memory (about 300 bytes each).
     subjects_cached_max: _Positive = 20_000
-    # How long a message id filters repetitions, and how many are remembered for it in memory (about 60 bytes each).
+    # How long a message id filters repetitions: the port promises two minutes.
     message_id_window_ms: _Positive = 120_000
+    # How many are remembered for it, in memory (about 60 bytes each); a sustained 16,000 appends/s reach it.
     message_ids_max: _Positive = 2_000_000
     # Entries one tail may have waiting in memory before it is served from the store instead.
     tail_buffer_entries_max: _Positive = 256
+    # The same in bytes, for large entries.
     tail_buffer_bytes_max: _Positive = 256 * 1024
     # How often expired keys, messages and blobs are looked for; a watch promises 2 s.
     sweep_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=2_000)] = 1_000

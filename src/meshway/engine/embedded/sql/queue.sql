@@ -160,7 +160,7 @@ DELETE FROM dead_letters WHERE dead_id IN (SELECT dead_id FROM dead_letters WHER
 
 -- name: list_dead
 -- Purpose: dead letters, oldest first. Index: dead_letters_by_queue.
-SELECT dead_id, message_id, data, headers, priority, enqueued_at_ms, ordering_key, reason, history, dead_at_ms
+SELECT message_id, data, headers, priority, enqueued_at_ms, ordering_key, dead_id, reason, history, dead_at_ms
 FROM dead_letters WHERE queue_id = ? AND dead_id > ? ORDER BY dead_id LIMIT ?;
 
 -- name: queue_id
