@@ -8,6 +8,7 @@ __all__ = ["ROOT", "Block", "blocks_of", "documents", "headings_of", "links_of"]
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE_CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 
 
@@ -42,7 +43,7 @@ def blocks_of(document: Path) -> list[Block]:
 
 def links_of(document: Path) -> list[str]:
     """Targets of links in prose; code is no prose."""
-    return _LINK.findall(_FENCE.sub("", document.read_text()))
+    return _LINK.findall(_INLINE_CODE.sub("", _FENCE.sub("", document.read_text())))
 
 
 def headings_of(document: Path) -> set[str]:
