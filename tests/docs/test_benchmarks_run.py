@@ -1,0 +1,55 @@
+"""The benchmarks run to the end in their quick form, so that a measurement never begins with a repair."""
+
+import importlib
+import shutil
+
+import pytest
+
+from benchmarks import relay
+from benchmarks.table import render
+
+
+def test_the_relay_benchmark_measures_every_way_or_says_what_is_missing():
+    rows = relay.run(quick=True)
+    if not all(map(shutil.which, ("wrk", "nginx", "taskset"))):
+        assert all("is not installed" in str(row["note"]) for row in rows)
+        return
+    unary = [row for row in rows if "requests/s" in row]
+    assert {row["way"] for row in unary} == {"direct", "nginx", "hub"}
+    assert {row["answer"] for row in unary} == {"message", "task"}
+    assert not [row for row in unary if "FAILED" in str(row["remark"])]
+    streaming = [row for row in rows if "events/s" in row]
+    assert {row["way"] for row in streaming} == {"direct", "nginx", "hub"}
+    assert all(row["events/s"] > 0 and "FAILED" not in str(row["remark"]) for row in streaming)
+    idle = [row for row in rows if "KB a stream" in row]
+    assert [row["remark"] for row in idle] == [""]
+    assert {row["figure"] for row in rows if "figure" in row} >= {"ready after, s (median)", "idle memory, MB"}
+
+
+def test_a_missing_tool_is_said_and_nothing_else_is_tried(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    notes = [str(row["note"]) for row in relay.run(quick=True)]
+    assert any("apt-get install wrk" in note for note in notes)
+
+
+def test_tables_are_aligned_and_notes_stand_below():
+    rows = [
+        {"table": "calls", "way": "hub", "requests/s": 12345.6, "p50 ms": 0.123456},
+        {"table": "calls", "way": "nginx", "requests/s": 7, "p50 ms": None},
+        {"table": "calls", "note": "something was not measured"},
+    ]
+    assert render(rows).splitlines() == [
+        "",
+        "calls",
+        "way    requests/s  p50 ms",
+        "hub        12,346   0.123",
+        "nginx           7",
+        "note: something was not measured",
+    ]
+
+
+@pytest.mark.parametrize("module", ["benchmarks.relay", "benchmarks.engine"])
+def test_every_benchmark_has_the_form_the_runner_expects(module):
+    benchmark = importlib.import_module(module)
+    assert module == f"benchmarks.{benchmark.NAME}"
+    assert callable(benchmark.run)
