@@ -397,6 +397,32 @@ async def test_a_large_tls_answer_is_streamed_whole() -> None:
         assert sum([len(piece) async for piece in answer.chunks()]) == 5_000_000
 
 
+@pytest.mark.parametrize("orderly", [True, False], ids=["closed", "cut"])
+async def test_a_tls_body_without_length_is_whole_only_when_the_server_said_goodbye(orderly: bool) -> None:
+    """RFC 9112 9.8: without close_notify somebody on the way may have cut it."""
+    arrived = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK + b"\r\nhello")
+        await arrived.wait()
+        if not orderly:
+            peer.writer.transport.abort()
+
+    server_tls, client_tls = _tls_pair(trustme.CA())
+    async with (
+        ScriptedServer.running(script, tls=server_tls) as server,
+        running_client(ssl_context=client_tls) as client,
+    ):
+        answer = await client.exchange(server.origin, post(server.origin))
+        arrived.set()
+        if orderly:
+            assert await answer.read() == b"hello"
+        else:
+            with pytest.raises(UpstreamBroken, match="in the middle"):
+                await answer.read()
+
+
 @pytest.mark.parametrize("wrong", ["authority", "name"])
 async def test_a_certificate_that_is_not_trusted_is_refused_with_the_reason(wrong: str) -> None:
     async def script(peer: Peer) -> None:

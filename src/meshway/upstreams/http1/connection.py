@@ -7,6 +7,7 @@ a connection is only moved forward when it rings.
 import asyncio
 import math
 import select
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -265,10 +266,11 @@ class Connection(asyncio.Protocol):
             self._on_part()
 
     def eof_received(self) -> None:
-        response = self._response
-        if self._state is _RECEIVING and response is not None and _ends_with_connection(response):
-            self._reusable = False
-            self._finish()
+        response, transport = self._response, self._transport
+        if self._state is _RECEIVING and response is not None and transport is not None:
+            if _ends_with_connection(response) and _was_closed_orderly(transport):
+                self._reusable = False
+                self._finish()
         elif self._state is _READY:
             self.shut(self._abandoned())
 
@@ -459,6 +461,20 @@ def _size(headers: list[tuple[bytes, bytes]]) -> int:
 def _ends_with_connection(response: Http1Response) -> bool:
     """RFC 9112 6.3, last rule: neither length nor chunks."""
     return response.header(b"content-length") is None and response.header(b"transfer-encoding") is None
+
+
+def _was_closed_orderly(transport: asyncio.Transport) -> bool:
+    """False when TLS ended without close_notify: somebody on the way may have cut it (RFC 9112 9.8).
+
+    asyncio reports both ends alike, so the TLS object is asked: after close_notify it reads as empty.
+    """
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLError:
+        return False
 
 
 def _has_unread_input(transport: asyncio.Transport) -> bool:
