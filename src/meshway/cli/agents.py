@@ -40,7 +40,7 @@ def command() -> None:
 @click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True, help="How many at most.")
 @click.option("--cursor", help="Go on where the page before ended.")
 @hub_options
-def list_agents(
+def _list_agents(
     query: str | None,
     tag: str | None,
     skill: str | None,
@@ -77,7 +77,7 @@ def list_agents(
 @command.command("show")
 @click.argument("agent")
 @hub_options
-def show_agent(agent: str, hub: HubOptions) -> None:
+def _show_agent(agent: str, hub: HubOptions) -> None:
     """Show one agent: its skills, its instances, and how to call it.
 
     \b
@@ -117,7 +117,7 @@ def show_agent(agent: str, hub: HubOptions) -> None:
     help="Environment variable that holds the token the agent demands; stored encrypted.",
 )
 @hub_options
-def add_agent(  # noqa: PLR0913 (one per option)
+def _add_agent(  # noqa: PLR0913 (one per option)
     agent: str,
     agent_url: str | None,
     card_file: BinaryIO | None,
@@ -166,7 +166,7 @@ def add_agent(  # noqa: PLR0913 (one per option)
 @click.argument("agent")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @hub_options
-def remove_agent(agent: str, *, yes: bool, hub: HubOptions) -> None:
+def _remove_agent(agent: str, *, yes: bool, hub: HubOptions) -> None:
     """Forget AGENT and all its instances. Running calls finish; the agent itself is not stopped.
 
     \b
@@ -192,7 +192,7 @@ def remove_agent(agent: str, *, yes: bool, hub: HubOptions) -> None:
 @click.option("--instance", metavar="ID", help="Only this instance.")
 @click.option("--undo", is_flag=True, help="Take new calls again.")
 @hub_options
-def drain_agent(
+def _drain_agent(
     *,
     agent: str,
     instance: str | None,

@@ -37,7 +37,7 @@ def command() -> None:
 )
 @click.option("--changed", is_flag=True, help="Only what is not the default.")
 @json_option
-def show_config(*, file: Path | None, changed: bool, as_json: bool) -> None:
+def _show_config(*, file: Path | None, changed: bool, as_json: bool) -> None:
     """Print every setting, its value, and where it came from: default, file and line, or variable. Secrets are masked.
 
     \b

@@ -54,7 +54,7 @@ def command() -> None:
 @click.option("--expires-in", metavar="TIME", help="For example 90d, 12h or 30m; default: never.")
 @_DATA
 @hub_options
-def create_key(name: str, scopes: Sequence[str], expires_in: str | None, data: str | None, hub: HubOptions) -> None:
+def _create_key(name: str, scopes: Sequence[str], expires_in: str | None, data: str | None, hub: HubOptions) -> None:
     """Make a key called NAME and print it. It is shown this once; the hub keeps only its hash.
 
     \b
@@ -88,7 +88,7 @@ def create_key(name: str, scopes: Sequence[str], expires_in: str | None, data: s
 @command.command("list")
 @_DATA
 @hub_options
-def list_keys(data: str | None, hub: HubOptions) -> None:
+def _list_keys(data: str | None, hub: HubOptions) -> None:
     """List keys, revoked and expired ones too; never the keys themselves.
 
     \b
@@ -129,7 +129,7 @@ def list_keys(data: str | None, hub: HubOptions) -> None:
 @click.argument("key")
 @_DATA
 @hub_options
-def revoke_key(key: str, data: str | None, hub: HubOptions) -> None:
+def _revoke_key(key: str, data: str | None, hub: HubOptions) -> None:
     """End KEY (its id or its name), at once and for good.
 
     \b
