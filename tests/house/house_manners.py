@@ -21,7 +21,7 @@ __all__ = [
 # File -> why it may start tasks without a TaskGroup. Such a file owns them itself: it cancels and awaits them.
 FREE_TASKS_ALLOWED: Mapping[str, str] = {
     "src/meshway/edges/http/protocol.py": "one task per exchange, owned by its connection",
-    "src/meshway/engine/embedded/duties.py": "open and close are calls, not a block; close cancels and awaits the one task",
+    "src/meshway/engine/embedded/duties.py": "start and close are calls, not a block; close cancels and awaits it",
     "src/meshway/security/keys.py": "start and aclose are calls, not a block; aclose cancels and awaits the follower",
 }
 _FREE_TASK_CALLS = {"create_task", "ensure_future", "gather"}
