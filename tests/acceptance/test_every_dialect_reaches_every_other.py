@@ -1,4 +1,4 @@
-"""The matrix of issue 2, section 4: {1.0, 0.3} x {JSON-RPC, HTTP+JSON} in, the same out, with stock clients and agents."""
+"""The matrix: {1.0, 0.3} x {JSON-RPC, HTTP+JSON} in, the same out, with stock clients and agents."""
 
 import httpx
 import pytest
@@ -68,11 +68,13 @@ async def test_second_turn_of_a_conversation_reaches_the_same_task(
 ) -> None:
     async with httpx.AsyncClient() as http:
         client = await stock_client(http, agent_url(hub, agent_dialect), client_dialect, streaming=False)
-        first = [answer async for answer in ask(client, "ask me")][0].task
+        [answer] = [answer async for answer in ask(client, "ask me")]
+        first = answer.task
         assert first.status.state == TaskState.TASK_STATE_INPUT_REQUIRED
         assert get_message_text(first.status.message) == "which colour?"
         # Only the task id: the hub fills in the context, which the agent would otherwise invent anew.
-        second = [answer async for answer in ask(client, "blue", task_id=first.id)][0].task
+        [answer] = [answer async for answer in ask(client, "blue", task_id=first.id)]
+        second = answer.task
     assert second.id == first.id
     assert second.context_id == first.context_id
     assert second.status.state == TaskState.TASK_STATE_COMPLETED

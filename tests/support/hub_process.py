@@ -67,10 +67,9 @@ class HubProcess:
         while time.monotonic() < give_up:
             if process.poll() is not None:
                 raise AssertionError(f"the hub ended with {process.returncode}:\n{self.log.read_text()}")
-            with contextlib.suppress(OSError):
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1) as answer:
-                    if answer.status == 200:
-                        return self
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/readyz", timeout=1) as answer:
+                if answer.status == 200:
+                    return self
             select_pause()
         raise AssertionError(f"the hub was not ready in {_READY_WITHIN_S} s:\n{self.log.read_text()}")
 
@@ -144,6 +143,8 @@ def running_hub(
     *, flags: Sequence[str] = (), config: str | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[HubProcess]:
     """A hub on a fresh data directory, gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        with HubProcess(Path(folder) / "data", flags=flags, config=config, env=env) as hub:
-            yield hub
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        HubProcess(Path(folder) / "data", flags=flags, config=config, env=env) as hub,
+    ):
+        yield hub

@@ -64,8 +64,8 @@ Credential = Annotated[
     msgspec.Meta(
         min_length=1,
         max_length=8_192,
-        description="Sent to the agent as its Authorization header. Stored encrypted, never shown again, dropped when "
-        "the agent's origin changes.",
+        description="What the agent demands: a bearer token, 'Scheme value' for Authorization, or a whole header such "
+        "as 'X-API-Key: value'. Stored encrypted, never shown again, dropped when the agent's origin changes.",
     ),
 ]
 CardStyle = Annotated[

@@ -6,8 +6,8 @@ from meshway.gateway.ports import EgressRules
 from meshway.kernel.errors import UpstreamError, UpstreamInvalid
 from meshway.protocols.a2a.card import read_card
 from meshway.registry.values import CardFacts
+from meshway.upstreams.a2a.credentials import credential_header
 from meshway.upstreams.a2a.settings import A2AUpstreamSettings
-from meshway.upstreams.a2a.transport import credential_value
 from meshway.upstreams.http1 import Http1Client, Origin, encode_request
 
 __all__ = ["A2ACards"]
@@ -47,7 +47,7 @@ class A2ACards:
         # 0.3 servers ignore the version header, 1.0 servers that serve both then send the 1.0 card.
         headers = [(b"accept", b"application/json"), (b"a2a-version", b"1.0")]
         if credential is not None:
-            headers.append((b"authorization", credential_value(credential)))
+            headers.append(credential_header(credential))
         wire = encode_request(b"GET", path.encode("ascii"), origin.host_header, headers, b"")
         deadline = asyncio.get_running_loop().time() + self._settings.card_timeout_ms / 1000
         response = await self._client.exchange(origin, wire, deadline=deadline, method=b"GET")

@@ -9,12 +9,13 @@ from collections.abc import AsyncGenerator
 from meshway.gateway.agent_credentials import AgentCredentials
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, StreamEvent
 from meshway.kernel.deadline import Deadline
-from meshway.kernel.errors import DeadlineExceeded, InvalidRequest, OperationUnsupported
+from meshway.kernel.errors import DeadlineExceeded, OperationUnsupported
 from meshway.protocols.a2a.dialect import Binding, Dialect, Version
 from meshway.protocols.a2a.inbound import StreamTranslator, decode_reply
 from meshway.protocols.a2a.outbound import WireRequest, encode_request
 from meshway.protocols.a2a.requests import A2ARequest
 from meshway.registry.values import Agent, AgentInterface, Instance
+from meshway.upstreams.a2a.credentials import credential_header
 from meshway.upstreams.a2a.settings import A2AUpstreamSettings
 from meshway.upstreams.http1 import Http1Client, Http1Response, Origin
 
@@ -86,7 +87,7 @@ class A2ATransport:
         lines.extend(b"%b: %b\r\n" % pair for pair in wire.headers)
         credential = self._credentials.open(agent)
         if credential is not None:
-            lines.append(b"authorization: %b\r\n" % credential_value(credential))
+            lines.append(b"%b: %b\r\n" % credential_header(credential))
         return b"".join(lines)
 
 
@@ -98,13 +99,6 @@ def _assemble(head: bytes, wire: WireRequest, call: AgentCall) -> bytes:
     lines.append(b"\r\n")
     lines.append(wire.body)
     return b"".join(lines)
-
-
-def credential_value(credential: str) -> bytes:
-    """An agent's stored credential as the value of its Authorization header. Raises: InvalidRequest."""
-    if not credential.isprintable() or not credential.isascii():
-        raise InvalidRequest("The agent's stored credential has characters that no header may carry; set it again.")
-    return credential.encode("ascii")
 
 
 def choose_interface(instance: Instance, wanted: Dialect) -> AgentInterface:
