@@ -148,6 +148,12 @@ class RawAgent:
         if not script.cancelled() and (error := script.exception()) is not None:
             self.failures.append(error)
 
+    async def scripts_ended(self, *, within_s: float = 2.0) -> None:
+        """Wait until no script runs: those that wait for the hub to let go of them have seen it."""
+        async with asyncio.timeout(within_s):
+            while self.scripts:
+                await asyncio.wait(tuple(self.scripts))
+
     def kill_connections(self) -> None:
         for transport in tuple(self.transports):
             transport.abort()

@@ -32,6 +32,8 @@ from meshway.tasks.values import TaskOwner, TaskSeen
 
 __all__ = ["CallAgent", "CallPlaces"]
 
+# A probe looks for an agent that is away once a second (registry.probe_retry_ms).
+_UNREACHABLE_RETRY_AFTER_MS = 1_000
 _STREAMING = frozenset({AgentOperation.STREAM_MESSAGE, AgentOperation.SUBSCRIBE_TASK})
 
 
@@ -78,6 +80,8 @@ class CallAgent:
             return answer
         except UpstreamError as error:
             error.agent = call.agent_id
+            if error.retry_after_ms is None and isinstance(error, UpstreamUnreachable):
+                error.retry_after_ms = _UNREACHABLE_RETRY_AFTER_MS
             raise
         finally:
             if not handed_on:
