@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from meshway.gateway.ports import Credentials
 from meshway.kernel.principal import Principal
 from meshway.security.credentials import credentials_of
 from meshway.security.hosts import HostRules
 from meshway.security.keys import KeyRing
 
-__all__ = ["HubGate", "base_url_of", "principal_of_map", "principal_of_pairs"]
+__all__ = ["HubGate", "base_url_of", "principal_of_pairs", "shown_credentials"]
 
 
 class HubGate:
@@ -26,19 +27,14 @@ class HubGate:
         self._rules.check(headers.get(b"host"), headers.get(b"origin"), forwarded=forwarded)
 
 
-def principal_of_map(keys: KeyRing) -> Callable[[Mapping[bytes, bytes]], Principal]:
-    """For the data plane, whose headers are a mapping."""
-
-    def principal_of(headers: Mapping[bytes, bytes]) -> Principal:
-        return keys.authenticate(credentials_of(headers.get(b"authorization"), headers.get(b"x-api-key")))
-
-    return principal_of
+def shown_credentials(headers: Mapping[bytes, bytes]) -> Credentials:
+    """What a request shows. The server has refused requests that carry one of these headers twice."""
+    return credentials_of(headers.get(b"authorization"), headers.get(b"x-api-key"))
 
 
 def principal_of_pairs(keys: KeyRing) -> Callable[[Sequence[tuple[bytes, bytes]]], Principal]:
-    """For the control plane. The server has refused requests that carry one of these headers twice."""
-    of_map = principal_of_map(keys)
-    return lambda pairs: of_map(dict(pairs))
+    """For the control plane."""
+    return lambda pairs: keys.authenticate(shown_credentials(dict(pairs)))
 
 
 def base_url_of(public_url: str | None, own_url: str) -> Callable[[bytes], str]:

@@ -11,7 +11,7 @@ import structlog
 
 from meshway import __version__
 from meshway.assembly.configured_agents import ConfiguredAgents
-from meshway.assembly.door import HubGate, base_url_of, principal_of_map, principal_of_pairs
+from meshway.assembly.door import HubGate, base_url_of, principal_of_pairs, shown_credentials
 from meshway.assembly.duties import Duties
 from meshway.edges.a2a.handler import A2AEdge
 from meshway.edges.a2a.ports import A2AServices
@@ -210,7 +210,8 @@ def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2A
                 base_url_of=base_url_of(settings.public_url, ground.url),
                 demands_key=lambda: ground.keys.demands_key,
             ),
-            principal_of=principal_of_map(ground.keys),
+            credentials_of=shown_credentials,
+            authenticate=ground.keys.authenticate,
             trace_of=_trace_of(tracer),
             clock=ground.clock,
             metrics=ground.metrics,

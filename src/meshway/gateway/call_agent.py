@@ -34,7 +34,9 @@ __all__ = ["CallAgent", "CallPlaces"]
 
 # A probe looks for an agent that is away once a second (registry.probe_retry_ms).
 _UNREACHABLE_RETRY_AFTER_MS = 1_000
-_STREAMING = frozenset({AgentOperation.STREAM_MESSAGE, AgentOperation.SUBSCRIBE_TASK})
+# Compared for each call: a member of an enum class costs more to reach, and to hash, than a name of the module.
+_STREAM_MESSAGE, _SUBSCRIBE_TASK = AgentOperation.STREAM_MESSAGE, AgentOperation.SUBSCRIBE_TASK
+_NONE_TRIED: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,12 @@ class CallAgent:
 
     def _deadline(self, call: AgentCall, agent: Agent, timeout_ms: int | None) -> Deadline | None:
         if timeout_ms is None:
-            if call.operation in _STREAMING:
+            if call.operation is _STREAM_MESSAGE or call.operation is _SUBSCRIBE_TASK:
                 return None
             timeout_ms = agent.settings.timeout_ms or self._settings.timeout_ms
-        return Deadline.after(min(timeout_ms, self._settings.timeout_max_ms), self._clock.monotonic_ms())
+        if timeout_ms > self._settings.timeout_max_ms:
+            timeout_ms = self._settings.timeout_max_ms
+        return Deadline(self._clock.monotonic_ms() + timeout_ms, timeout_ms)
 
     async def _owner(self, call: AgentCall) -> TaskOwner:
         """Who holds the task; also fills in the context the caller left out (A2A 1.0, 3.4.3)."""
@@ -109,18 +113,17 @@ class CallAgent:
 
     async def _attempt(self, agent: Agent, call: AgentCall, owner: TaskOwner | None) -> AgentReply | AgentStream:
         """Try instances until one takes the call; only what was certainly not sent is tried again."""
-        places = self._places
-        excluded: set[str] = set()
+        balancer = self._places.balancer
+        tried = _NONE_TRIED
         wanted = owner.instance_id if owner is not None else None
-        for remaining in range(self._settings.attempts_max - 1, -1, -1):
-            instance = places.balancer.pick(agent, exclude=excluded, wanted=wanted)
+        while True:
+            instance = balancer.pick(agent, exclude=tried, wanted=wanted)
             try:
                 return await self._call_instance(agent, instance, call)
             except UpstreamUnreachable:
-                excluded.add(instance.id)
-                if not remaining or wanted is not None or len(excluded) == len(agent.instances):
+                tried |= {instance.id}
+                if wanted is not None or len(tried) >= min(self._settings.attempts_max, len(agent.instances)):
                     raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _call_instance(self, agent: Agent, instance: Instance, call: AgentCall) -> AgentReply | AgentStream:
         places = self._places

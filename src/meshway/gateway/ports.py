@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from meshway.kernel.deadline import Deadline
 from meshway.kernel.ids import AgentId, ContextId, KeyId, TaskId
 from meshway.kernel.operations import AgentOperation
@@ -28,8 +30,7 @@ __all__ = [
 ]
 
 
-@dataclass(slots=True)
-class AgentCall:
+class AgentCall(msgspec.Struct, kw_only=True):
     """One call of an agent. `payload` is the wire request: made by an edge, read by the transport, opaque here."""
 
     agent_id: AgentId
@@ -43,8 +44,7 @@ class AgentCall:
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
-@dataclass(slots=True)
-class AgentReply:
+class AgentReply(msgspec.Struct):
     """A whole answer in the caller's own dialect, ready to be sent."""
 
     status: int
@@ -54,8 +54,7 @@ class AgentReply:
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
-@dataclass(slots=True)
-class StreamEvent:
+class StreamEvent(msgspec.Struct):
     """One server-sent event in the caller's dialect, framed, ending in a blank line."""
 
     frame: bytes

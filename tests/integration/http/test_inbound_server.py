@@ -65,7 +65,7 @@ class Site:
         return PlainTextResponse(f"app {len(await request.body())}")
 
     async def raw(self, exchange: Exchange) -> None:
-        match exchange.path:
+        match exchange.head.path:
             case b"/raw/slow":
                 await self._slow(exchange)
             case b"/raw/stream":
@@ -84,7 +84,7 @@ class Site:
             case b"/raw/mute":
                 pass
             case _:
-                exchange.respond(200, b"text/plain", b"raw %d %b" % (len(exchange.body), exchange.query))
+                exchange.respond(200, b"text/plain", b"raw %d %b" % (len(exchange.body), exchange.head.query))
 
     async def _slow(self, exchange: Exchange) -> None:
         self.entered.set()

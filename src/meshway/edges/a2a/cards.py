@@ -32,7 +32,7 @@ def answer_card(exchange: Exchange, card: bytes) -> None:
     """200 with ETag and Cache-Control, or 304 where the caller has it already."""
     etag = b'"%b"' % hashlib.sha256(card).hexdigest()[:32].encode("ascii")
     headers = ((b"etag", etag), (b"cache-control", _CACHE_CONTROL), (b"vary", b"A2A-Version, Host"))
-    known = exchange.headers.get(b"if-none-match", b"")
+    known = exchange.head.headers.get(b"if-none-match", b"")
     if known == b"*" or etag in (each.strip().removeprefix(b"W/") for each in known.split(b",")):
         exchange.respond(304, b"", b"", headers)
         return

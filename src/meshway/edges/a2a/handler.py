@@ -11,8 +11,8 @@ from urllib.parse import unquote
 from meshway.edges.a2a.cards import CardRoute, answer_card, card_route
 from meshway.edges.a2a.meter import CallMeter
 from meshway.edges.a2a.ports import A2AServices
-from meshway.edges.http.exchange import Exchange
-from meshway.gateway.ports import AgentCall, AgentStream
+from meshway.edges.http.exchange import Exchange, RequestHead
+from meshway.gateway.ports import AgentCall, AgentStream, Credentials
 from meshway.kernel.errors import AgentNotFound, Draining, FieldError, InvalidRequest, MeshwayError
 from meshway.kernel.ids import AgentId, ContextId, TaskId
 from meshway.kernel.operations import AgentOperation
@@ -27,6 +27,39 @@ __all__ = ["A2AEdge"]
 
 _SSE_HEADERS = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 _PREFIX = len(b"/a2a/")
+# Compared for each call: a member of an enum class costs more to reach than a name of the module.
+_LIST_TASKS, _GET_EXTENDED_CARD = AgentOperation.LIST_TASKS, AgentOperation.GET_EXTENDED_CARD
+
+
+class _CallHead:
+    """What the edge makes of a request's head, once per connection while the client repeats itself."""
+
+    __slots__ = (
+        "agent",
+        "card",
+        "content_type",
+        "credentials",
+        "dialect",
+        "extensions",
+        "rest",
+        "timeout_ms",
+        "version",
+    )
+
+    def __init__(self, head: RequestHead) -> None:
+        """Raises nothing that depends on the moment; a wrong header is remembered as well as a right one."""
+        headers = head.headers
+        path = head.path[_PREFIX:].decode("ascii", "replace")
+        self.agent, _, self.rest = path.partition("/")
+        self.card = card_route(self.rest, headers, head.query) if head.method in (b"GET", b"HEAD") else None
+        self.version = _text(headers.get(b"a2a-version"))
+        if self.version is None and head.query:
+            self.version = _query_version(head.query.decode("ascii", "replace"))
+        self.extensions = _text(headers.get(b"a2a-extensions") or headers.get(b"x-a2a-extensions"))
+        self.content_type = _text(headers.get(b"content-type"))
+        self.dialect = _presumed_dialect(self.rest, self.version)
+        self.credentials: Credentials | None = None
+        self.timeout_ms: int | None = None
 
 
 class A2AEdge:
@@ -38,58 +71,72 @@ class A2AEdge:
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Never raises but for bugs and cancellation."""
-        agent, _, rest = exchange.path[_PREFIX:].decode("ascii", "replace").partition("/")
-        headers = exchange.headers
-        started = self._services.clock.monotonic_ms()
-        dialect, request_id, method, outcome = _presumed_dialect(rest, headers), b"null", "unknown", "ok"
+        services = self._services
+        head = exchange.head.memo
+        if head is None:
+            head = exchange.head.memo = _CallHead(exchange.head)
+        assert isinstance(head, _CallHead)
+        started = services.clock.monotonic_ms()
+        request: A2ARequest | None = None
+        method, outcome = "unknown", "ok"
         self._meter.in_flight += 1
         try:
-            route = card_route(rest, headers, exchange.query)
-            if route is not None and exchange.method in (b"GET", b"HEAD"):
+            if head.card is not None:
                 method = "GetAgentCard"
-                self._card(exchange, agent, route)
+                self._card(exchange, head.agent, head.card)
                 return
-            principal = self._services.principal_of(headers)
-            request = _read(exchange, rest)
-            dialect, request_id, method = request.dialect, request.request_id, request.operation.value
-            await self._answer(exchange, agent, request, principal)
+            principal = self._principal(exchange.head, head)
+            request = _read(exchange, head)
+            method = request.operation.value
+            await self._answer(exchange, head, request, principal)
         except RequestRefused as refused:
             outcome = refused.error.code
-            _refuse(exchange, refused.error, refused.dialect, refused.request_id, agent)
+            _refuse(exchange, refused.error, refused.dialect, refused.request_id, head.agent)
         except MeshwayError as error:
             outcome = error.code
-            _refuse(exchange, error, dialect, request_id, agent)
+            _refuse(exchange, error, *_dialect_and_id(request, head), head.agent)
         except asyncio.CancelledError:
             outcome = "cancelled"
-            _refuse(exchange, Draining("The hub is shutting down.", retry_after_ms=1_000), dialect, request_id, agent)
+            drained = Draining("The hub is shutting down.", retry_after_ms=1_000)
+            _refuse(exchange, drained, *_dialect_and_id(request, head), head.agent)
             raise
         finally:
             self._meter.in_flight -= 1
             # An unknown agent's name is the caller's text: as a label it would grow without bound.
-            label = "" if outcome == AgentNotFound.code else agent
-            self._meter.count(label, method, outcome, (self._services.clock.monotonic_ms() - started) / 1000)
+            label = "" if outcome == AgentNotFound.code else head.agent
+            self._meter.count(label, method, outcome, (services.clock.monotonic_ms() - started) / 1000)
+
+    def _principal(self, request_head: RequestHead, head: _CallHead) -> Principal:
+        if head.credentials is None:
+            headers = request_head.headers
+            head.timeout_ms = _timeout_ms(headers)
+            head.credentials = self._services.credentials_of(headers)
+        return self._services.authenticate(head.credentials)
 
     def _card(self, exchange: Exchange, agent: str, route: CardRoute) -> None:
-        card = self._services.serve_card.execute(AgentId(agent), host=exchange.headers.get(b"host", b""), want=route)
+        card = self._services.serve_card.execute(
+            AgentId(agent), host=exchange.head.headers.get(b"host", b""), want=route
+        )
         answer_card(exchange, card)
 
-    async def _answer(self, exchange: Exchange, agent: str, request: A2ARequest, principal: Principal) -> None:
-        if request.operation is AgentOperation.LIST_TASKS:
+    async def _answer(self, exchange: Exchange, head: _CallHead, request: A2ARequest, principal: Principal) -> None:
+        agent, operation = head.agent, request.operation
+        if operation is _LIST_TASKS:
             await self._list_tasks(exchange, agent, request, principal)
             return
-        if request.operation is AgentOperation.GET_EXTENDED_CARD:
+        if operation is _GET_EXTENDED_CARD:
             self._services.serve_card.refuse_extended(AgentId(agent))
         call = AgentCall(
             agent_id=AgentId(agent),
-            operation=request.operation,
+            operation=operation,
             principal=principal,
             deadline=None,
             payload=request,
             task_id=TaskId(request.task_id) if request.task_id is not None else None,
             context_id=ContextId(request.context_id) if request.context_id is not None else None,
-            headers=self._services.trace_of(exchange.headers),
+            headers=self._services.trace_of(exchange.head.headers),
         )
-        answer = await self._services.call_agent.execute(call, timeout_ms=_timeout_ms(exchange.headers))
+        answer = await self._services.call_agent.execute(call, timeout_ms=head.timeout_ms)
         if isinstance(answer, AgentStream):
             await self._relay(exchange, answer, request)
         else:
@@ -133,20 +180,19 @@ class A2AEdge:
             await stream.aclose()
 
 
-def _read(exchange: Exchange, rest: str) -> A2ARequest:
-    headers = exchange.headers
-    version = _text(headers.get(b"a2a-version"))
-    extensions = _text(headers.get(b"a2a-extensions") or headers.get(b"x-a2a-extensions"))
-    content_type = _text(headers.get(b"content-type"))
-    query = exchange.query.decode("ascii", "replace")
-    if version is None and query:
-        version = _query_version(query)
-    if rest == "" and exchange.method == b"POST":
+def _read(exchange: Exchange, head: _CallHead) -> A2ARequest:
+    version, content_type, extensions = head.version, head.content_type, head.extensions
+    if head.rest == "" and exchange.head.method == b"POST":
         return read_jsonrpc(exchange.body, version=version, content_type=content_type, extensions=extensions)
     return read_rest(
-        exchange.method.decode("ascii"), "/" + unquote(rest), query, exchange.body,
-        version=version, content_type=content_type, extensions=extensions,
-    )  # fmt: skip
+        exchange.head.method.decode("ascii"),
+        "/" + unquote(head.rest),
+        exchange.head.query.decode("ascii", "replace"),
+        exchange.body,
+        version=version,
+        content_type=content_type,
+        extensions=extensions,
+    )
 
 
 def _text(value: bytes | None) -> str | None:
@@ -162,11 +208,15 @@ def _query_version(query: str) -> str | None:
     return None
 
 
-def _presumed_dialect(rest: str, headers: Mapping[bytes, bytes]) -> Dialect:
+def _presumed_dialect(rest: str, version: str | None) -> Dialect:
     """The dialect of errors met before the request could be read."""
     if rest == "":
-        return JSONRPC_1_0 if headers.get(b"a2a-version", b"").startswith(b"1") else JSONRPC_0_3
+        return JSONRPC_1_0 if (version or "").startswith("1") else JSONRPC_0_3
     return REST_0_3 if rest.startswith("v1/") else REST_1_0
+
+
+def _dialect_and_id(request: A2ARequest | None, head: _CallHead) -> tuple[Dialect, bytes]:
+    return (head.dialect, b"null") if request is None else (request.dialect, request.request_id)
 
 
 def _timeout_ms(headers: Mapping[bytes, bytes]) -> int | None:

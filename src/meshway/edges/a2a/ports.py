@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from meshway.gateway.call_agent import CallAgent
 from meshway.gateway.list_tasks import ListTasks
+from meshway.gateway.ports import Credentials
 from meshway.gateway.serve_card import ServeCard
 from meshway.kernel.clock import Clock
 from meshway.kernel.metrics import Metrics
@@ -15,12 +16,13 @@ __all__ = ["A2AServices"]
 
 @dataclass(frozen=True, slots=True)
 class A2AServices:
-    """`principal_of` raises Unauthenticated; `trace_of` gives the trace headers that travel on to the agent."""
+    """`credentials_of` and `authenticate` raise Unauthenticated; `trace_of` gives the trace headers for the agent."""
 
     call_agent: CallAgent
     list_tasks: ListTasks
     serve_card: ServeCard
-    principal_of: Callable[[Mapping[bytes, bytes]], Principal]
+    credentials_of: Callable[[Mapping[bytes, bytes]], Credentials]
+    authenticate: Callable[[Credentials], Principal]
     trace_of: Callable[[Mapping[bytes, bytes]], tuple[tuple[bytes, bytes], ...]]
     clock: Clock
     metrics: Metrics

@@ -10,11 +10,13 @@ from typing import Protocol
 
 from meshway.edges.http.flow import WriteFlow
 
-__all__ = ["Exchange", "ExchangeHandler", "ExchangeOwner", "HeaderPairs"]
+__all__ = ["Exchange", "ExchangeHandler", "ExchangeOwner", "HeaderPairs", "RequestHead"]
 
 HeaderPairs = Sequence[tuple[bytes, bytes]]
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
+
+_OK = _STATUS_LINES[200]
 
 
 class ExchangeOwner(Protocol):
@@ -27,8 +29,30 @@ class ExchangeOwner(Protocol):
         """The answer is written; the next request may start."""
 
 
+class RequestHead:
+    """What a request says before its body. Clients repeat themselves: requests alike share one head per connection.
+
+    `headers` have lower-case names and trimmed values, the last of a repeated one, without Content-Length; `path` is
+    still percent-encoded. `memo` is the handler's own: what it made of this head the first time.
+    """
+
+    __slots__ = ("expects_continue", "handler", "headers", "is_http_10", "memo", "method", "path", "query")
+
+    def __init__(
+        self, method: bytes, path: bytes, query: bytes, headers: dict[bytes, bytes], handler: "ExchangeHandler"
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.handler = handler
+        self.is_http_10 = False
+        self.expects_continue = False
+        self.memo: object = None
+
+
 class Exchange:
-    """`headers` have lower-case names and trimmed values, the last of a repeated one; `path` is percent-encoded."""
+    """One request, its body whole, and the one answer to it."""
 
     __slots__ = (
         "_chunked",
@@ -36,44 +60,24 @@ class Exchange:
         "_owner",
         "_transport",
         "body",
-        "handler",
-        "headers",
-        "http_10",
+        "head",
         "keep_alive",
         "last_write",
-        "method",
-        "path",
-        "query",
         "response_complete",
         "response_started",
-        "task",
     )
 
-    def __init__(
-        self,
-        owner: ExchangeOwner,
-        transport: asyncio.Transport,
-        flow: WriteFlow,
-        method: bytes,
-        target: tuple[bytes, bytes],
-        headers: dict[bytes, bytes],
-        handler: "ExchangeHandler",
-    ) -> None:
+    def __init__(self, owner: ExchangeOwner, transport: asyncio.Transport, flow: WriteFlow, head: RequestHead) -> None:
         self._owner = owner
         self._transport = transport
         self._flow = flow
         self._chunked = True
-        self.method = method
-        self.path, self.query = target
-        self.headers = headers
-        self.handler = handler
-        self.body: bytes = b""
+        self.head = head
+        self.body = b""
         self.keep_alive = True
-        self.http_10 = False
         self.response_started = False
         self.response_complete = False
         self.last_write = 0.0
-        self.task: asyncio.Task[None] | None = None
 
     @property
     def is_streaming(self) -> bool:
@@ -82,6 +86,16 @@ class Exchange:
     def respond(self, status: int, content_type: bytes, body: bytes, headers: HeaderPairs = ()) -> None:
         """Send a whole answer. Does nothing when the client is gone."""
         self.response_started = True
+        if not headers and self.keep_alive and status == 200 and self.head.method == b"POST":
+            # The relay's usual answer, in one formatting.
+            lines = self._owner.default_header_lines()
+            parts = (_OK, lines, content_type, len(body), body)
+            self._transport.write(b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % parts)
+        else:
+            self._transport.write(self._whole_answer(status, content_type, body, headers))
+        self._finish()
+
+    def _whole_answer(self, status: int, content_type: bytes, body: bytes, headers: HeaderPairs) -> bytes:
         lines = [_STATUS_LINES[status], self._owner.default_header_lines()]
         if content_type:
             lines.append(b"content-type: %b\r\n" % content_type)
@@ -91,15 +105,14 @@ class Exchange:
         if status != 304:
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(b"\r\n")
-        if self.method != b"HEAD" and status not in (204, 304):
+        if self.head.method != b"HEAD" and status not in (204, 304):
             lines.append(body)
-        self._transport.write(b"".join(lines))
-        self._finish()
+        return b"".join(lines)
 
     def start_stream(self, status: int, content_type: bytes, headers: HeaderPairs = ()) -> None:
         """Send the head of an answer that goes on; HTTP/1.0 clients get it close-delimited."""
         self.response_started = True
-        if self.http_10:
+        if self.head.is_http_10:
             self._chunked = False
             self.keep_alive = False
         lines = [_STATUS_LINES[status], self._owner.default_header_lines(), b"content-type: %b\r\n" % content_type]

@@ -11,7 +11,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from meshway.edges.http.early import EARLY_STATUS, PROBLEM_TYPE, early_problem
-from meshway.edges.http.exchange import Exchange
+from meshway.edges.http.exchange import Exchange, RequestHead
 from meshway.edges.http.flow import WriteFlow
 from meshway.edges.http.runtime import HttpRuntime
 from meshway.kernel.errors import Forbidden, InvalidRequest, MeshwayError, PayloadTooLarge, TooManyInFlight
@@ -51,11 +51,19 @@ class HubProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         # Raw exchanges whose answers are not complete: one, or more when the client pipelines.
         self._open: list[Exchange] = []
+        # The head of the last raw request, and the lines it was read from (see _repeats).
+        self._head: RequestHead | None = None
+        self._head_url = b""
+        self._head_lines: list[tuple[bytes, bytes]] = []
+        self._length_at = 0
+        # One task serves the raw exchanges of a connection one after the other; idle, it waits for the next.
+        self._worker: asyncio.Task[None] | None = None
+        self._worker_waits: asyncio.Future[Exchange] | None = None
+        self._worker_next: Exchange | None = None
         # A request has begun and is not whole yet: since when, and how many bytes of head it has had.
         self._message_begun = False
         self._head_complete = False
         self._head_bytes = 0
-        self._listed_bytes = 0
         self._since = 0.0
         self._rejected = False
 
@@ -76,9 +84,9 @@ class HubProtocol(HttpToolsProtocol):
         self.runtime.connections.discard(self)
         for exchange in self._open:
             exchange.response_complete = True
-            if exchange.task is not None:
-                exchange.task.cancel()
         self._open.clear()
+        if self._worker is not None:
+            self._worker.cancel()
         self.write_flow.resume()
         if isinstance(self.cycle, Exchange):
             self.cycle = None
@@ -95,7 +103,8 @@ class HubProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._rejected:
             return
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -123,43 +132,67 @@ class HubProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
         self._message_begun = True
         self._head_complete = False
         self._head_bytes = 0
-        self._listed_bytes = 0
         self._since = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        value = value.strip()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self._listed_bytes += len(name) + len(value) + 4
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._head_complete = True
         if self._rejected:
             return
-        limits = self.limits
-        if len(self.headers) > limits.headers_max or self._listed_bytes + len(self.url) > limits.header_bytes_max:
-            self._reject(431, self._head_too_large())
-            return
-        headers = dict(self.headers)
-        if not self._admit(headers):
-            return
-        path, _, query = self._target().partition(b"?")
-        handler = self.runtime.routes.get(path[1:].partition(b"/")[0])
-        if handler is None:
-            self._begin_asgi()
-            return
-        self._begin_raw(
-            Exchange(self, self.transport, self.write_flow, self.parser.get_method(), (path, query), headers, handler)
+        head = self._head
+        if head is None or not self._repeats(head):
+            head = self._read_head()
+            if head is None:
+                return
+        self._begin_raw(head)
+
+    def _repeats(self, head: RequestHead) -> bool:
+        """Is this the head of the request before, to the byte, but for the value of Content-Length?"""
+        lines, known, at = self.headers, self._head_lines, self._length_at
+        if self.url != self._head_url or len(lines) != len(known) or self.parser.get_method() != head.method:
+            return False
+        if lines == known:
+            return True
+        return (
+            at < len(lines)
+            and lines[at][0] == known[at][0]
+            and lines[:at] == known[:at]
+            and lines[at + 1 :] == known[at + 1 :]
         )
 
-    def _admit(self, headers: dict[bytes, bytes]) -> bool:
-        if len(headers) != len(self.headers) and (twice := _given_twice(self.headers)) is not None:
+    def _read_head(self) -> RequestHead | None:
+        """Check a head and find its handler; None when it was refused, or went on to the ASGI application."""
+        lines, limits = self.headers, self.limits
+        head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in lines)
+        if len(lines) > limits.headers_max or head_bytes > limits.header_bytes_max:
+            self._reject(431, self._head_too_large())
+            return None
+        plain = [(name.lower(), value.strip()) for name, value in lines]
+        headers = dict(plain)
+        if not self._admit(plain, headers):
+            return None
+        path, _, query = self._target().partition(b"?")
+        handler = self.runtime.routes.get(path[1:].partition(b"/")[0])
+        expects_continue = headers.get(b"expect", b"").lower() == b"100-continue"
+        if handler is None:
+            self._begin_asgi(plain, expects_continue)
+            return None
+        head = RequestHead(self.parser.get_method(), path, query, headers, handler)
+        head.is_http_10 = self.parser.get_http_version() == "1.0"
+        head.expects_continue = expects_continue
+        headers.pop(b"content-length", None)
+        self._head, self._head_url, self._head_lines = head, self.url, lines
+        names = [name for name, _ in plain]
+        self._length_at = names.index(b"content-length") if b"content-length" in names else len(names)
+        return head
+
+    def _admit(self, lines: list[tuple[bytes, bytes]], headers: dict[bytes, bytes]) -> bool:
+        if len(headers) != len(lines) and (twice := _given_twice(lines)) is not None:
             self._reject(400, InvalidRequest(f"The {twice.decode()} header came twice; readers could disagree on it."))
             return False
         try:
@@ -205,26 +238,27 @@ class HubProtocol(HttpToolsProtocol):
 
     # --- from a parsed head to a running handler ---
 
-    def _begin_asgi(self) -> None:
-        url, headers = self.url, self.headers
-        expect = self.expect_100_continue
+    def _begin_asgi(self, headers: list[tuple[bytes, bytes]], expects_continue: bool) -> None:  # noqa: FBT001  a fact
+        url = self.url
         super().on_message_begin()
         self.url = url
         self.headers = headers
         self.scope["headers"] = headers
-        self.expect_100_continue = expect
+        self.expect_100_continue = expects_continue
         super().on_headers_complete()
 
-    def _begin_raw(self, exchange: Exchange) -> None:
-        exchange.http_10 = self.parser.get_http_version() == "1.0"
+    def _begin_raw(self, head: RequestHead) -> None:
+        exchange = Exchange(self, self.transport, self.write_flow, head)
         exchange.keep_alive = self.parser.should_keep_alive() and not self.runtime.is_draining
-        declared = exchange.headers.get(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > self.limits.body_bytes_max:
-            self._reject(413, self._body_too_large())
-            return
+        if self._length_at < len(self.headers):
+            declared = self.headers[self._length_at][1].strip()
+            # llhttp has seen to it that it is a number.
+            if len(declared) > 12 or int(declared) > self.limits.body_bytes_max:
+                self._reject(413, self._body_too_large())
+                return
         self._incoming = exchange
         self._body_bytes = 0
-        if self.expect_100_continue:
+        if head.expects_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _start_asgi_task(self, cycle: Exchange | RequestResponseCycle, app: "ASGI3Application") -> None:
@@ -234,21 +268,35 @@ class HubProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _start_raw(self, exchange: Exchange) -> None:
-        task = self.loop.create_task(self._serve(exchange))
-        exchange.task = task
-        # The server owns the tasks of its connections: it waits for them when draining, then cancels them.
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def _serve(self, exchange: Exchange) -> None:
-        try:
-            await exchange.handler(exchange)
-        except Exception as error:  # noqa: BLE001  the boundary of a request: one bad handler must not stop the server
-            self.runtime.report_crash(exchange.path.decode("ascii", "replace"), error)
-            self._fail(exchange)
+        waits = self._worker_waits
+        if waits is not None:
+            self._worker_waits = None
+            if not waits.done():
+                waits.set_result(exchange)
+        elif self._worker is None:
+            self._worker = self.loop.create_task(self._work(exchange))
+            # The server owns the tasks of its connections: it waits for them when draining, then cancels them.
+            self.tasks.add(self._worker)
+            self._worker.add_done_callback(self.tasks.discard)
         else:
-            if not exchange.response_complete:
+            # Pipelined: the worker is about to leave the exchange before this one.
+            self._worker_next = exchange
+
+    async def _work(self, exchange: Exchange) -> None:
+        while True:
+            try:
+                await exchange.head.handler(exchange)
+            except Exception as error:  # noqa: BLE001  the boundary of a request: a bad handler must not stop the server
+                self.runtime.report_crash(exchange.head.path.decode("ascii", "replace"), error)
                 self._fail(exchange)
+            else:
+                if not exchange.response_complete:
+                    self._fail(exchange)
+            following, self._worker_next = self._worker_next, None
+            if following is None:
+                self._worker_waits = self.loop.create_future()
+                following = await self._worker_waits
+            exchange = following
 
     def _fail(self, exchange: Exchange) -> None:
         if exchange.response_started:
@@ -268,14 +316,13 @@ class HubProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if self.pipeline:
+        if self.flow.read_paused:
             self.flow.resume_reading()
+        if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        else:
-            self.flow.resume_reading()
-            if not self._message_begun:
-                self._since = self.loop.time()
+        elif not self._message_begun:
+            self._since = self.loop.time()
 
     # --- limits ---
 

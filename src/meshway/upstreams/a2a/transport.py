@@ -6,6 +6,8 @@ Where caller and instance speak the same dialect, bodies and events pass through
 import asyncio
 from collections.abc import AsyncGenerator
 
+import msgspec
+
 from meshway.gateway.agent_credentials import AgentCredentials
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, StreamEvent
 from meshway.kernel.deadline import Deadline
@@ -39,18 +41,20 @@ class A2ATransport:
         self._client = client
         self._credentials = credentials
         self._settings = settings
-        self._heads: dict[tuple[str, str, HeaderTuple, str | None], tuple[Origin, bytes]] = {}
+        self._heads: dict[tuple[str, str, int], _Head] = {}
+        # The instance last seen under an id, how it was asked, and the interface chosen for that.
+        self._choices: dict[tuple[str, str], tuple[Instance, Dialect, AgentInterface]] = {}
 
     async def call(self, agent: Agent, instance: Instance, call: AgentCall) -> AgentReply | AgentStream:
         """See AgentTransport."""
         request = call.payload
         assert isinstance(request, A2ARequest)
-        interface = choose_interface(instance, request.dialect)
+        interface = self._choose(agent, instance, request.dialect)
         filled = call.context_id if request.context_id is None else None
         wire = encode_request(request, interface, context_id=filled)
-        origin, head = self._head(agent, interface, wire)
+        head = self._head(agent, interface, wire)
         response = await self._client.exchange(
-            origin, _assemble(head, wire, call), deadline=self._deadline_s(call.deadline), method=wire.method
+            head.origin, _assemble(head.lines, wire, call), deadline=self._deadline_s(call.deadline), method=wire.method
         )
         content_type = response.header(b"content-type") or b""
         if response.status == 200 and content_type.startswith(_EVENT_STREAM):
@@ -59,20 +63,32 @@ class A2ATransport:
         reply = decode_reply(request, interface, response.status, content_type, body)
         return AgentReply(reply.status, reply.content_type, reply.body, reply.task)
 
+    def _choose(self, agent: Agent, instance: Instance, dialect: Dialect) -> AgentInterface:
+        key = (agent.id, instance.id)
+        known = self._choices.get(key)
+        if known is not None and known[0] is instance and known[1] is dialect:
+            return known[2]
+        interface = choose_interface(instance, dialect)
+        if len(self._choices) >= _HEADS_MAX:
+            self._choices.clear()
+        self._choices[key] = (instance, dialect, interface)
+        return interface
+
     def _deadline_s(self, deadline: Deadline | None) -> float | None:
         if deadline is None:
             return asyncio.get_running_loop().time() + self._settings.stream_first_byte_ms / 1000
         # The loop's clock is the monotonic clock that made the deadline.
         return deadline.at_ms / 1000
 
-    def _head(self, agent: Agent, interface: AgentInterface, wire: WireRequest) -> tuple[Origin, bytes]:
+    def _head(self, agent: Agent, interface: AgentInterface, wire: WireRequest) -> "_Head":
         """Request line and the headers that do not change from call to call; made once where no task id is in them."""
-        key = (interface.url, wire.path, wire.headers, agent.credential)
-        known = self._heads.get(key) if not wire.query else None
-        if known is not None:
+        # Looked up by identity: the usual header tuples are constants, and a kept one cannot be another's namesake.
+        key = (interface.url, wire.path, id(wire.headers))
+        known = self._heads.get(key)
+        if known is not None and known.headers is wire.headers and known.credential == agent.credential:
             return known
         origin, base = Origin.parse(interface.url)
-        made = (origin, self._make_head(origin, base, agent, wire))
+        made = _Head(origin, self._make_head(origin, base, agent, wire), wire.headers, agent.credential)
         if wire.path in _FIXED_PATHS and not wire.query:
             if len(self._heads) >= _HEADS_MAX:
                 self._heads.clear()
@@ -91,9 +107,23 @@ class A2ATransport:
         return b"".join(lines)
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """Prepared lines, and what they were prepared from."""
+
+    origin: Origin
+    lines: bytes
+    headers: HeaderTuple
+    credential: str | None
+
+
 def _assemble(head: bytes, wire: WireRequest, call: AgentCall) -> bytes:
+    passed_on = call.headers
+    if len(passed_on) == 1 and wire.method == b"POST":
+        # The relay's usual request, in one formatting.
+        parts = (head, *passed_on[0], len(wire.body), wire.body)
+        return b"%b%b: %b\r\ncontent-length: %d\r\n\r\n%b" % parts
     lines = [head]
-    lines.extend(b"%b: %b\r\n" % pair for pair in call.headers)
+    lines.extend(b"%b: %b\r\n" % pair for pair in passed_on)
     if wire.method != b"GET":
         lines.append(b"content-length: %d\r\n" % len(wire.body))
     lines.append(b"\r\n")
