@@ -162,8 +162,10 @@ class CallAgent:
                     await self._record(seen, agent, instance_id, call)
                     last = seen
                 yield event
-        except UpstreamBroken:
-            self._places.presence.saw_broken(agent.id, instance_id)
+        except UpstreamError as error:
+            error.agent = agent.id
+            if isinstance(error, UpstreamBroken):
+                self._places.presence.saw_broken(agent.id, instance_id)
             raise
         finally:
             self._places.balancer.end(agent.id, instance_id)
