@@ -19,7 +19,7 @@ class Duties:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, duties: Mapping[str, tuple[Callable[[], Awaitable[None]], int]]) -> None:
-        """Begin each duty: by name, what to do, and how many milliseconds to wait after each time."""
+        """Begin each duty: by name, what to do, and how many milliseconds to wait before each time."""
         self._task = asyncio.create_task(self._run(duties), name="meshway-engine-duties")
 
     async def close(self) -> None:
@@ -36,6 +36,7 @@ class Duties:
 
     async def _repeat(self, name: str, duty: Callable[[], Awaitable[None]], pause_ms: int) -> None:
         while True:
+            await asyncio.sleep(pause_ms / 1000)
             try:
                 await duty()
             except (EngineUnavailable, LimitError) as error:
@@ -43,4 +44,3 @@ class Duties:
                 _log.debug("engine_duty_postponed", duty=name, reason=error.detail)
             except Exception as error:  # noqa: BLE001 - boundary: a defect in one round must not end the duty for ever
                 _log.error("engine_duty_failed", duty=name, error=repr(error), exc_info=error)
-            await asyncio.sleep(pause_ms / 1000)

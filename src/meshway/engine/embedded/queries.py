@@ -7,7 +7,7 @@ for a whole batch, because each step gives the interpreter lock away and may wai
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 
 __all__ = ["Queries", "SqlValue", "Statement", "insert_rows", "load_queries", "read_sql"]
@@ -49,6 +49,9 @@ class Queries:
 
     def __getitem__(self, name: str) -> Statement:
         return self._statements[name]
+
+    def __iter__(self) -> Iterator[Statement]:
+        return iter(self._statements.values())
 
     def text(self, name: str) -> str:
         return self._statements[name].text

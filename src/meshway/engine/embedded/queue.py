@@ -134,7 +134,10 @@ class EmbeddedQueue:
             more = call.more
 
     async def renew_found_leases(self) -> int:
-        """Give every lease that is running one full lease time from now; how many. For a hub that has just started."""
+        """Give every lease that is found one full lease time from now; how many.
+
+        For a hub that has just started: called at once after opening, it comes before the first look at due times.
+        """
         call = RenewCall(self.store, new_finished())
         self._writer.submit(call)
         await call.finished

@@ -71,8 +71,9 @@ class QueueLeases:
             rows = [row.row for row in self._rows.read(connection, "leases", (book.queue_id,))]
             visible_at_ms = now_ms + book.settings.lease_ms
             connection.execute(self._queries.text("set_visible"), (visible_at_ms, json.dumps(rows)))
-            self._rows.is_due_at(visible_at_ms)
             call.renewed += len(rows)
+        # The old times are gone: the next due one may be later than was thought.
+        self._rows.read_next_due(connection)
 
     def _lease_from(
         self, connection: sqlite3.Connection, book: QueueBook, calls: Sequence[LeaseCall], now_ms: int

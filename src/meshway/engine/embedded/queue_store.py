@@ -85,6 +85,10 @@ class QueueStore:
         if self._must_read_due:
             self._rows.read_next_due(connection)
             self._must_read_due = False
+        for call in calls:
+            if isinstance(call, RenewCall):
+                # Before leases that ran out while nobody was there to extend them are taken away.
+                self._leases.renew(connection, call, now_ms)
         self._rows.wake_due(connection, now_ms)
         settling = [call for call in calls if isinstance(call, SettleCall)]
         if settling:
@@ -119,7 +123,5 @@ class QueueStore:
                 self._upkeep.remove(connection, call)
             case QueueSweep():
                 self._upkeep.sweep(connection, call, now_ms)
-            case RenewCall():
-                self._leases.renew(connection, call, now_ms)
             case _:
                 pass
