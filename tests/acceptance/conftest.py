@@ -36,6 +36,7 @@ def hub(sdk_agents: SdkAgents) -> Iterator[HubProcess]:
         for dialect in DIALECTS:
             hub.register(dialect, sdk_agents.url(dialect))
         yield hub
+        assert_no_crash(hub)
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +53,13 @@ def keyed() -> Iterator[KeyedHub]:
         with HubProcess(data) as hub:
             hub.key = keys["admin"]
             yield KeyedHub(hub, **{name: {"authorization": f"Bearer {key}"} for name, key in keys.items()})
+            assert_no_crash(hub)
+            log = hub.log.read_text()
+            assert not [name for name, key in keys.items() if key in log]
+
+
+def assert_no_crash(hub: HubProcess) -> None:
+    """Whatever the tests did to it, the hub met no bug of its own."""
+    log = hub.log.read_text()
+    for sign in ("Traceback", "request_crashed", "rest_request_failed", "duty_failed", "never retrieved", "was never awaited"):
+        assert sign not in log, log[-8_000:]

@@ -38,6 +38,8 @@ class HubProcess:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.key: str | None = None
+        # What the log said when the block ended; the file goes with the directory.
+        self.last_log = ""
         self.log = data.parent / f"{data.name}-hub.log"
         self._flags = list(flags)
         self._env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **(env or {})}
@@ -79,6 +81,15 @@ class HubProcess:
         self._process.terminate()
         return self._process.wait(within_s)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, within_s: float) -> int:
+        """The exit status of a hub that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(within_s)
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
@@ -115,6 +126,7 @@ class HubProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.last_log = self.log.read_text()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

@@ -4,10 +4,10 @@ It lives in the test's own event loop, so a script can wait for the test and the
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -266,7 +266,7 @@ def raw_agent(
     return RawAgent(document | card, script or answering(message_answer), port, path)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def running_agent(agent: RawAgent) -> AsyncIterator[RawAgent]:
     """Listen until the block ends; then every connection is cut and every script cancelled."""
     loop = asyncio.get_running_loop()
@@ -284,7 +284,7 @@ async def running_agent(agent: RawAgent) -> AsyncIterator[RawAgent]:
     assert not agent.failures, agent.failures
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def registered_agent(hub: HubProcess, agent: RawAgent, **fields: object) -> AsyncIterator[RawAgent]:
     """A running agent that the hub knows by URL as long as the block runs."""
     async with running_agent(agent):
@@ -292,10 +292,12 @@ async def registered_agent(hub: HubProcess, agent: RawAgent, **fields: object) -
         try:
             yield agent
         finally:
-            await asyncio.to_thread(hub.request, "DELETE", f"/v1/agents/{agent.id}")
+            # A test may have ended the hub.
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(hub.request, "DELETE", f"/v1/agents/{agent.id}")
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def registered_replicas(
     hub: HubProcess, first: RawAgent, second: RawAgent, **fields: object
 ) -> AsyncIterator[tuple[RawAgent, RawAgent]]:
