@@ -61,5 +61,6 @@ def keyed() -> Iterator[KeyedHub]:
 def assert_no_crash(hub: HubProcess) -> None:
     """Whatever the tests did to it, the hub met no bug of its own."""
     log = hub.log.read_text()
-    for sign in ("Traceback", "request_crashed", "rest_request_failed", "duty_failed", "never retrieved", "was never awaited"):
+    signs = ("Traceback", "request_crashed", "rest_request_failed", "duty_failed", "never retrieved", "never awaited")
+    for sign in signs:
         assert sign not in log, log[-8_000:]

@@ -27,7 +27,7 @@ __all__ = [
     "task_answer",
 ]
 
-WELL_KNOWN = "/.well-known/agent-card.json"
+WELL_KNOWN = "/.well-known/agent"
 # Nothing a test waits for takes longer; what does is a failure, not a slow machine.
 _PATIENCE_S = 10.0
 
@@ -116,6 +116,8 @@ class RawAgent:
     received: bytearray = field(default_factory=bytearray)
     card_reads: list[RawRequest] = field(default_factory=list)
     connections: int = 0
+    # Sent word for word to whoever reads the card; empty: the card.
+    raw_card_answer: bytes = b""
 
     def __post_init__(self) -> None:
         self.transports: set[asyncio.Transport] = set()
@@ -188,9 +190,12 @@ class _Connection(asyncio.Protocol):
         self._buffer += data
         while (request := self._take()) is not None:
             wire = Wire(self._transport, self._closed, self._can_write)
-            if request.method == "GET" and request.target.endswith(WELL_KNOWN):
+            if request.method == "GET" and WELL_KNOWN in request.target:
                 self._agent.card_reads.append(request)
-                wire.answer(self._agent.card)
+                if self._agent.raw_card_answer:
+                    wire.send(self._agent.raw_card_answer)
+                else:
+                    wire.answer(self._agent.card)
             else:
                 self._agent.play(request, wire)
 

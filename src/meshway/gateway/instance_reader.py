@@ -79,6 +79,8 @@ class InstanceReader:
             facts = await self._cards.fetch(spec.url, credential=credential)
         except (UpstreamError, EgressDenied) as error:
             raise _at_field(error, url_field) from error
+        except InvalidRequest as error:
+            raise _below_card(error, "url") from None
         instance = self._instance(spec, facts, AgentState.ONLINE, now_ms, seen_ms=now_ms)
         return facts, instance
 
@@ -87,7 +89,10 @@ class InstanceReader:
 
         `spec` carries labels, capacity and weight; its URL is not used. Raises: InvalidRequest, EgressDenied.
         """
-        facts = self._cards.read(document)
+        try:
+            facts = self._cards.read(document)
+        except InvalidRequest as error:
+            raise _below_card(error, "card") from None
         placed = replace(spec, url=self.spoken(facts)[0].url)
         return facts, self._instance(placed, facts, AgentState.SUSPECT, now_ms, seen_ms=None)
 
@@ -141,6 +146,15 @@ def _id_of(url: str) -> InstanceId:
     slug = _NOT_IN_IDS.sub("-", url.partition("://")[2].lower())[:_SLUG_CHARS_MAX].strip("-")
     digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:8]
     return InstanceId(f"{slug}-{digest}" if slug else digest)
+
+
+def _below_card(error: InvalidRequest, outer: str) -> InvalidRequest:
+    """The card's own faults as fields of the request: `card.version`; `outer` and what is named so already stay."""
+    fields = [
+        fault if fault.field in (outer, "card") else FieldError(f"card.{fault.field}", fault.message)
+        for fault in error.fields
+    ]
+    return InvalidRequest(error.detail, fields=fields)
 
 
 def _at_field(error: MeshwayError, url_field: str) -> MeshwayError:
