@@ -19,6 +19,10 @@ from meshway.engine.ports import Enqueued, QueueAppend, QueueFull, QueueOutcome
 __all__ = ["QueueAppends"]
 
 
+_KEPT = Enqueued(duplicate=False)
+_KNOWN = Enqueued(duplicate=True)
+
+
 class _Rows:
     """What a group adds, table by table."""
 
@@ -57,7 +61,7 @@ class QueueAppends:
                 book = self._books.open(connection, message.queue)
                 dedupe = (book.queue_id, message.dedupe_id)
                 if digest in known or dedupe in deduped:
-                    outcomes.append(Enqueued(duplicate=True))
+                    outcomes.append(_KNOWN)
                     continue
                 headers = msgspec.json.encode(message.headers) if message.headers else None
                 size = len(message.data) + (len(headers) if headers else 0)
@@ -71,7 +75,7 @@ class QueueAppends:
                 if message.dedupe_id is not None:
                     deduped.add(dedupe)
                     added.dedupe.append((*dedupe, now_ms + book.settings.dedupe_window_ms))
-                outcomes.append(Enqueued(duplicate=False))
+                outcomes.append(_KEPT)
             call.outcomes = outcomes
         self._insert(connection, added, now_ms)
 

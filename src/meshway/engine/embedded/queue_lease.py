@@ -19,6 +19,8 @@ __all__ = ["Delivery", "QueueLeases", "parse_delivery"]
 _BYTES_PER_GROUP_MAX = 32 * 1024 * 1024
 # The sweep drops expired messages every second; more than this many in between only make a lease come back short.
 _EXPIRED_PASSED_MAX = 100
+# Three numbers of at most 16 digits.
+_DELIVERY_ID_CHARACTERS_MAX = 50
 
 
 class Delivery(NamedTuple):
@@ -125,11 +127,11 @@ class QueueLeases:
 
 def parse_delivery(delivery_id: str) -> Delivery | None:
     """None for what is no delivery id of ours."""
-    parts = delivery_id.split(".")
-    if len(parts) != 3 or len(delivery_id) > 64:
+    if len(delivery_id) > _DELIVERY_ID_CHARACTERS_MAX:
         return None
     try:
-        row, attempt, nonce = (int(part, 16) for part in parts)
+        row_text, attempt_text, nonce_text = delivery_id.split(".")
+        row, attempt, nonce = int(row_text, 16), int(attempt_text, 16), int(nonce_text, 16)
     except ValueError:
         return None
     # SQLite holds 63 bits; anything else cannot be ours and must not reach a statement.

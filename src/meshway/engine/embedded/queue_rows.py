@@ -94,7 +94,7 @@ class QueueRows:
         history: bytes | None,
     ) -> None:
         """To another state, ending the hand-out if there was one."""
-        check_move(MessageState(row.state), after)
+        check_move(row.state, after)
         connection.execute(self._queries.text("set_state"), (int(after), visible_at_ms, history, row.row))
         book = self._books.by_id(row.queue_id)
         book.move(row.state, after)
@@ -112,7 +112,7 @@ class QueueRows:
         connection.execute(self._queries.text("delete_messages"), (numbers,))
         freed: dict[tuple[int, str], None] = {}
         for row in rows:
-            check_move(MessageState(row.state), how)
+            check_move(row.state, how)
             book = self._books.by_id(row.queue_id)
             book.counts[row.state] -= 1
             book.size -= row.size

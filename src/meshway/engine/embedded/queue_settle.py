@@ -8,10 +8,10 @@ from typing import assert_never
 from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.queue_books import QueueBooks
 from meshway.engine.embedded.queue_calls import SettleCall
-from meshway.engine.embedded.queue_lease import parse_delivery
+from meshway.engine.embedded.queue_lease import Delivery, parse_delivery
 from meshway.engine.embedded.queue_life import MessageEnd, MessageState
 from meshway.engine.embedded.queue_rows import QueueRows, StateRow, add_attempt
-from meshway.engine.ports import Ack, Extend, Settlement, SettleOutcome, ToDeadLetters, ToRetry
+from meshway.engine.ports import Ack, Extend, SettleOutcome, ToDeadLetters, ToRetry
 
 __all__ = ["QueueSettlements"]
 
@@ -25,13 +25,15 @@ class QueueSettlements:
         self._rows = rows
 
     def settle(self, connection: sqlite3.Connection, calls: Sequence[SettleCall], now_ms: int) -> None:
-        held = self._held(connection, calls)
+        deliveries = [parse_delivery(settlement.delivery_id) for call in calls for settlement in call.settlements]
+        held = self._held(connection, deliveries)
+        next_delivery = iter(deliveries)
         done: list[StateRow] = []
         dead: list[StateRow] = []
         for call in calls:
             outcomes: list[SettleOutcome] = []
             for settlement in call.settlements:
-                row = _match(held, settlement, now_ms)
+                row = _match(held, next(next_delivery), now_ms)
                 if row is None:
                     outcomes.append(SettleOutcome.STALE)
                     continue
@@ -54,13 +56,8 @@ class QueueSettlements:
         self._rows.end(connection, done, MessageEnd.DONE, now_ms)
         self._rows.end(connection, dead, MessageEnd.DEAD, now_ms)
 
-    def _held(self, connection: sqlite3.Connection, calls: Sequence[SettleCall]) -> dict[int, StateRow]:
-        numbers: set[int] = set()
-        for call in calls:
-            for settlement in call.settlements:
-                delivery = parse_delivery(settlement.delivery_id)
-                if delivery is not None:
-                    numbers.add(delivery.row)
+    def _held(self, connection: sqlite3.Connection, deliveries: Sequence[Delivery | None]) -> dict[int, StateRow]:
+        numbers = {delivery.row for delivery in deliveries if delivery is not None}
         if not numbers:
             return {}
         found = self._rows.read(connection, "find_rows", (json.dumps(list(numbers)),))
@@ -85,10 +82,9 @@ class QueueSettlements:
         self._books.by_id(row.queue_id).dead += 1
 
 
-def _match(held: dict[int, StateRow], settlement: Settlement, now_ms: int) -> StateRow | None:
-    """The hand-out that the settlement names, if it is still that one and its time is not over."""
-    delivery = parse_delivery(settlement.delivery_id)
+def _match(held: dict[int, StateRow], delivery: Delivery | None, now_ms: int) -> StateRow | None:
+    """The hand-out that was named, if it is still that one and its time is not over."""
     row = held.get(delivery.row) if delivery is not None else None
-    if delivery is None or row is None or (row.attempt, row.nonce) != (delivery.attempt, delivery.nonce):
+    if delivery is None or row is None or row.attempt != delivery.attempt or row.nonce != delivery.nonce:
         return None
     return row if row.visible_at_ms is not None and row.visible_at_ms > now_ms else None
