@@ -1,0 +1,58 @@
+"""The bundle of the primitives that an adapter offers, and its health."""
+
+from typing import Protocol
+
+import msgspec
+
+from meshway.engine.ports.blobs import Blobs
+from meshway.engine.ports.bus import Bus
+from meshway.engine.ports.key_value import KeyValue
+from meshway.engine.ports.log import Log
+from meshway.engine.ports.queue import Queue, QueueAdmin
+
+__all__ = ["Engine", "EngineHealth"]
+
+
+class EngineHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """`writable` False with the reason a person can act on; `/readyz` shows it."""
+
+    writable: bool
+    reason: str | None = None
+
+
+class Engine(Protocol):
+    """One adapter. All attributes are usable from `open` to `close`."""
+
+    @property
+    def name(self) -> str:
+        """`embedded` or `nats`."""
+
+    @property
+    def durability(self) -> str:
+        """One sentence for `doctor` and `/readyz`: what an acknowledged write survives."""
+
+    @property
+    def inline_bytes_max(self) -> int: ...
+
+    @property
+    def key_value(self) -> KeyValue: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    @property
+    def queue(self) -> Queue: ...
+
+    @property
+    def queue_admin(self) -> QueueAdmin: ...
+
+    @property
+    def bus(self) -> Bus: ...
+
+    @property
+    def blobs(self) -> Blobs: ...
+
+    async def health(self) -> EngineHealth: ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, sync it, let go of files and locks. Idempotent."""
