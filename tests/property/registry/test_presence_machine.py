@@ -20,6 +20,7 @@ from meshway.registry.presence import Signal, after_signal, believed
 from meshway.registry.presence_tracker import PresenceTracker
 from meshway.registry.settings import RegistrySettings
 from meshway.registry.values import AgentState
+from meshway.testing.clock import ManualClock
 from meshway.testing.fake_key_value import FakeKeyValue
 from meshway.testing.registry_fakes import an_agent, an_instance
 
@@ -29,17 +30,6 @@ RULES = RegistrySettings(offline_after_failures=3, offline_after_ms=1_000, sleep
 BOUNDS = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
-
-
-class Clock:
-    def __init__(self):
-        self.wall_ms, self.mono_ms = 1_700_000_000_000, 1_000.0
-
-    def now_ms(self):
-        return self.wall_ms
-
-    def monotonic_ms(self):
-        return self.mono_ms
 
 
 class Told:
@@ -66,7 +56,7 @@ class PresenceMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.clock = Clock()
+        self.clock = ManualClock()
         self.key_value = FakeKeyValue(self.clock)
         self.directory = Directory(self.key_value, settings=RULES)
         self.store = AgentStore(self.key_value, self.directory)
@@ -79,12 +69,12 @@ class PresenceMachine(RuleBasedStateMachine):
 
     def _heard(self, name):
         told = self.told[name]
-        told.belief, told.heard, told.refusals = AgentState.ONLINE, self.clock.mono_ms, []
+        told.belief, told.heard, told.refusals = AgentState.ONLINE, self.clock.monotonic_ms(), []
 
     def _refused(self, name):
         told = self.told[name]
-        told.refusals.append(self.clock.mono_ms)
-        long_enough = self.clock.mono_ms - told.refusals[0] >= RULES.offline_after_ms
+        told.refusals.append(self.clock.monotonic_ms())
+        long_enough = self.clock.monotonic_ms() - told.refusals[0] >= RULES.offline_after_ms
         if len(told.refusals) >= RULES.offline_after_failures and long_enough:
             told.belief = AgentState.OFFLINE
         elif told.belief is AgentState.ONLINE:
@@ -111,7 +101,7 @@ class PresenceMachine(RuleBasedStateMachine):
     def beats(self, name, ttl):
         self.tracker.heartbeat("echo", name, ttl_ms=ttl)
         self._heard(name)
-        self.told[name].lease_ends, self.told[name].ttl = self.clock.mono_ms + ttl, ttl
+        self.told[name].lease_ends, self.told[name].ttl = self.clock.monotonic_ms() + ttl, ttl
 
     @rule(name=st.sampled_from(NAMES), signal=st.sampled_from([Signal.DRAIN, Signal.RESUME]))
     def is_drained_or_resumed(self, name, signal):
@@ -126,32 +116,32 @@ class PresenceMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 30))
     def time_passes(self, steps):
         for _ in range(steps):
-            self.clock.wall_ms += 500
-            self.clock.mono_ms += 500
+            self.clock.advance(500)
             self.tracker.sweep()
             for told in self.told.values():
                 self._end_lease(told)
 
     def _end_lease(self, told):
-        if told.lease_ends is None or told.lease_ends > self.clock.mono_ms:
+        if told.lease_ends is None or told.lease_ends > self.clock.monotonic_ms():
             return
         healthy = told.belief is AgentState.ONLINE and not told.refusals
-        if healthy and self.clock.mono_ms - told.heard < told.ttl:
+        if healthy and self.clock.monotonic_ms() - told.heard < told.ttl:
             told.lease_ends = told.heard + told.ttl
             return
         told.lease_ends, told.belief = None, AgentState.OFFLINE
 
     @rule(asleep_ms=st.integers(6_000, 10**8), suspended=st.booleans())
     def the_hub_sleeps(self, asleep_ms, suspended):
-        self.clock.wall_ms += asleep_ms
-        if not suspended:
-            self.clock.mono_ms += asleep_ms
+        if suspended:
+            self.clock.set_wall(self.clock.now_ms() + asleep_ms)
+        else:
+            self.clock.advance(asleep_ms)
         before = {i.id: i.state for i in self.directory.get("echo").instances}
         self.tracker.sweep()
         assert {i.id: i.state for i in self.directory.get("echo").instances} == before
         for told in self.told.values():
             if told.lease_ends is not None:
-                told.lease_ends = self.clock.mono_ms + told.ttl
+                told.lease_ends = self.clock.monotonic_ms() + told.ttl
 
     @rule()
     def what_was_seen_is_stored(self):

@@ -12,16 +12,9 @@ import structlog
 from meshway.observability.logs import configure_logging
 from meshway.observability.redaction import MASK, redact, redact_text
 from meshway.observability.settings import LogSettings
+from meshway.testing.clock import ManualClock
 
 KEY = "mw_abcdefghijkl_" + "Ab-_" * 10 + "xyz"
-
-
-class StoppedClock:
-    def now_ms(self) -> int:
-        return 1_700_000_000_123
-
-    def monotonic_ms(self) -> float:
-        return 0.0
 
 
 @pytest.fixture
@@ -36,7 +29,7 @@ def _logging_is_put_back():
 
 def configured(**settings: str) -> io.StringIO:
     output = io.StringIO()
-    configure_logging(LogSettings(**settings), clock=StoppedClock(), stream=output)
+    configure_logging(LogSettings(**settings), clock=ManualClock(1_700_000_000_123), stream=output)
     return output
 
 
@@ -141,9 +134,9 @@ def test_a_log_that_nobody_reads_any_more_does_not_stop_the_hub():
 @pytest.mark.usefixtures("_logging_is_put_back")
 def test_values_that_json_does_not_know_are_written_as_text():
     output = configured()
-    structlog.get_logger().info("odd", thing=object, where=StoppedClock)
+    structlog.get_logger().info("odd", thing=object, where=ManualClock)
     (line,) = lines(output)
-    assert "StoppedClock" in str(line["where"])
+    assert "ManualClock" in str(line["where"])
 
 
 def test_a_hub_starts_logging_without_loading_what_only_the_cli_shows():

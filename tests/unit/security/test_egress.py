@@ -6,11 +6,11 @@ import socket
 import threading
 
 import pytest
-from hand_clock import HandClock
 
 from meshway.kernel.errors import EgressDenied, InvalidRequest, UpstreamUnreachable
 from meshway.security.egress import CheckedEgress
 from meshway.security.settings import EgressSettings
+from meshway.testing.clock import ManualClock
 
 PRIVATE = ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "198.18.0.1", "fd12::1"]
 LOOPBACK = ["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"]
@@ -65,7 +65,7 @@ def egress(settings: EgressSettings | None = None, *, loopback: bool = False, na
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return found() if callable(found) else found
 
-    rules = CheckedEgress(settings or EgressSettings(), loopback=loopback, clock=clock or HandClock(), lookup=lookup)
+    rules = CheckedEgress(settings or EgressSettings(), loopback=loopback, clock=clock or ManualClock(), lookup=lookup)
     _made.append(rules)
     return rules
 
@@ -253,11 +253,11 @@ async def test_metadata_services_are_refused_by_name(host):
 
 async def test_a_name_that_changes_after_registration_is_judged_again_when_dialled():
     answers = {"rebind.example": [["93.184.216.34"], ["127.0.0.1"]]}
-    clock = HandClock()
+    clock = ManualClock()
     rules = egress(names={"rebind.example": lambda: answers["rebind.example"].pop(0)}, clock=clock)
     rules.check_url("http://rebind.example/")
     assert await rules.resolve("rebind.example", 80) == ["93.184.216.34"]
-    clock.at_ms += 5_001
+    clock.advance(5_001)
     with pytest.raises(EgressDenied, match=r"rebind\.example \(127\.0\.0\.1\)"):
         await rules.resolve("rebind.example", 80)
 
@@ -337,16 +337,16 @@ async def test_callers_who_ask_at_the_same_time_share_one_lookup_and_its_answer_
         asked.append(threading.current_thread().name)
         return ["8.8.8.8"]
 
-    clock = HandClock()
+    clock = ManualClock()
     rules = egress(names={"busy.example": lookup}, clock=clock)
     async with asyncio.TaskGroup() as group:
         for _ in range(50):
             group.create_task(rules.resolve("busy.example", 80))
     assert asked == ["meshway-dns-0"]
-    clock.at_ms += 4_999
+    clock.advance(4_999)
     await rules.resolve("busy.example", 80)
     assert len(asked) == 1
-    clock.at_ms += 1
+    clock.advance(1)
     await rules.resolve("busy.example", 80)
     assert len(asked) == 2
 
@@ -406,6 +406,6 @@ def _dns_threads() -> set[threading.Thread]:
 
 
 async def test_the_machines_own_resolver_finds_localhost():
-    rules = CheckedEgress(EgressSettings(), loopback=True, clock=HandClock())
+    rules = CheckedEgress(EgressSettings(), loopback=True, clock=ManualClock())
     _made.append(rules)
     assert set(await rules.resolve("localhost", 80)) <= {"127.0.0.1", "::1"}

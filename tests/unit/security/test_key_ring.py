@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from hand_clock import HandClock
 
 from meshway.engine.ports import KvDelete, KvPut
 from meshway.gateway.ports import Credentials
@@ -18,6 +17,7 @@ from meshway.kernel.principal import LOCAL_OPERATOR
 from meshway.security.key_text import KEY_PATTERN
 from meshway.security.keys import KeyRing
 from meshway.security.settings import AuthSettings, KeyEntry
+from meshway.testing.clock import ManualClock
 from meshway.testing.fake_key_value import FakeKeyValue
 
 NOBODY = Credentials(None)
@@ -28,7 +28,7 @@ CONFIGURED_TEXT = "a-key-of-the-operators-own-making"
 async def ring(
     store: FakeKeyValue,
     *,
-    clock: HandClock | None = None,
+    clock: ManualClock | None = None,
     required: bool = False,
     configured: tuple[KeyEntry, ...] = (),
     open_allowed: bool = True,
@@ -37,7 +37,7 @@ async def ring(
         store,
         settings=AuthSettings(required=required, start_timeout_ms=200),
         configured=configured,
-        clock=clock or HandClock(),
+        clock=clock or ManualClock(),
         open_allowed=open_allowed,
     )
     await keys.start()
@@ -86,13 +86,13 @@ async def test_the_first_key_ends_open_mode_and_the_refusal_says_how_to_get_one(
 
 
 async def test_revoking_or_outliving_the_last_key_does_not_open_the_door_again():
-    clock = HandClock()
+    clock = ManualClock()
     store = FakeKeyValue()
     async with ring(store, clock=clock) as keys:
         short = await keys.create("short", ["call"], expires_at_ms=clock.now_ms() + 10)
         other = await keys.create("other", ["call"])
         await keys.revoke(other.key.id)
-        clock.at_ms += 10
+        clock.advance(10)
         assert refused(keys, short.secret)
         assert refused(keys, other.secret)
         assert refused(keys, None)
@@ -127,12 +127,12 @@ async def test_keys_have_the_published_form_and_are_stored_only_as_a_hash():
 
 
 async def test_an_expired_key_is_refused_from_its_very_millisecond_on():
-    clock = HandClock()
+    clock = ManualClock()
     async with ring(FakeKeyValue(), clock=clock) as keys:
         made = await keys.create("ci", ["call"], expires_at_ms=clock.now_ms() + 1_000)
-        clock.at_ms += 999
+        clock.advance(999)
         assert keys.authenticate(Credentials(made.secret)).id == made.key.id
-        clock.at_ms += 1
+        clock.advance(1)
         with pytest.raises(Unauthenticated, match="expired"):
             keys.authenticate(Credentials(made.secret))
 
@@ -150,11 +150,11 @@ async def test_a_revoked_key_is_refused_at_once_here_and_soon_on_every_hub():
 
 
 async def test_revoking_twice_keeps_the_first_time_and_unknown_keys_are_not_found():
-    clock = HandClock()
+    clock = ManualClock()
     async with ring(FakeKeyValue(), clock=clock) as keys:
         made = await keys.create("ci", ["call"])
         first = await keys.revoke(made.key.id)
-        clock.at_ms += 5_000
+        clock.advance(5_000)
         assert (await keys.revoke(made.key.id)).revoked_at_ms == first.revoked_at_ms
         for unknown in ("nosuchkey123", "a.b", "", "config-x", "ü"):
             with pytest.raises(KeyNotFound):
@@ -241,7 +241,7 @@ async def test_a_hub_that_cannot_read_its_keys_does_not_start():
 
 
 async def test_before_the_keys_are_read_callers_are_told_to_come_back():
-    keys = KeyRing(FakeKeyValue(), settings=AuthSettings(), configured=(), clock=HandClock(), open_allowed=True)
+    keys = KeyRing(FakeKeyValue(), settings=AuthSettings(), configured=(), clock=ManualClock(), open_allowed=True)
     for text in (None, "anything-at-all"):
         with pytest.raises(EngineUnavailable) as refusal:
             keys.authenticate(Credentials(text))
@@ -251,7 +251,7 @@ async def test_before_the_keys_are_read_callers_are_told_to_come_back():
 
 async def test_keys_can_be_made_and_listed_without_following_the_store():
     store = FakeKeyValue()
-    keys = KeyRing(store, settings=AuthSettings(), configured=(), clock=HandClock(), open_allowed=True)
+    keys = KeyRing(store, settings=AuthSettings(), configured=(), clock=ManualClock(), open_allowed=True)
     made = await keys.create("from the command line", ["admin"])
     assert [key.id for key in await keys.list_keys()] == [made.key.id]
     await keys.aclose()
@@ -292,7 +292,7 @@ async def test_a_configured_key_works_and_never_reaches_the_store(entry):
 )
 async def test_wrong_configured_keys_are_refused_by_field(entries, field):
     with pytest.raises(InvalidRequest) as refusal:
-        KeyRing(FakeKeyValue(), settings=AuthSettings(), configured=entries, clock=HandClock(), open_allowed=True)
+        KeyRing(FakeKeyValue(), settings=AuthSettings(), configured=entries, clock=ManualClock(), open_allowed=True)
     assert refusal.value.fields[0].field == field
 
 
@@ -310,7 +310,7 @@ async def test_wrong_configured_keys_are_refused_by_field(entries, field):
     ],
 )
 async def test_a_new_key_is_checked_field_by_field(name, scopes, expires_in_ms, field):
-    clock = HandClock()
+    clock = ManualClock()
     store = FakeKeyValue()
     async with ring(store, clock=clock) as keys:
         expires_at_ms = None if expires_in_ms is None else clock.now_ms() + expires_in_ms
