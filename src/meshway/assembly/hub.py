@@ -119,7 +119,7 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     )
     await keys.start()
     stack.push_async_callback(keys.aclose)
-    check_listen_address(settings.host, authenticated=keys.demands_key, insecure=settings.insecure)
+    check_listen_address(settings.host, authenticated=keys.is_configured, insecure=settings.insecure)
     egress = CheckedEgress(settings.egress, loopback=loopback, clock=clock)
     stack.callback(egress.close)
     return _Ground(

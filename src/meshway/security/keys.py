@@ -96,6 +96,11 @@ class KeyRing:
         """Is a request without a key refused? True until the store was read, and from the first key on for ever."""
         return self._demands_key
 
+    @property
+    def is_configured(self) -> bool:
+        """Has somebody decided who may come in? A key exists, revoked or not, or `auth.required` is set."""
+        return self._settings.required or self._key_seen
+
     async def start(self) -> None:
         """Read all keys and follow changes. Raises: EngineUnavailable when the store cannot be read in time."""
         self._follower = asyncio.create_task(self._follow(), name="meshway-keys-watch")
