@@ -379,6 +379,30 @@ async def test_a_single_lazy_write_is_synced_although_nothing_follows(tmp_path: 
             await synced.wait()
 
 
+async def test_an_idle_engine_leaves_the_disk_alone(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    settings = EmbeddedSettings(lazy_sync_ms=10, sweep_interval_ms=50, due_check_ms=5)
+    async with _engine(tmp_path, sync=disk.sync, settings=settings) as engine:
+        await engine.key_value.write([KvPut(key="k", value=b"", ttl_ms=3_600_000)])
+        await engine.queue.append([QueueAppend(queue="q", message_id="m", data=b"", deliver_at_ms=1 << 45)])
+        before = disk.syncs
+        for _ in range(5):
+            await engine.sweep()
+            assert list(await engine.queue.lease("q", count=1, wait_ms=20)) == []
+        assert disk.syncs == before
+
+
+async def test_a_repetition_is_answered_as_durable_only_when_the_first_is(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    lazy = LogAppend(subject="s.a", message_id="m", data=b"", durability=Durability.LAZY)
+    async with _engine(tmp_path, sync=disk.sync, settings=EmbeddedSettings(lazy_sync_ms=60_000)) as engine:
+        await engine.log.append([lazy])
+        before = disk.syncs
+        (again,) = await engine.log.append([LogAppend(subject="s.a", message_id="m", data=b"")])
+        assert isinstance(again, Appended)
+        assert (again.duplicate, disk.syncs) == (True, before + 1)
+
+
 async def test_the_log_file_does_not_grow_without_bound_under_constant_writing(tmp_path: Path) -> None:
     bound = 1024 * 1024
     async with _engine(tmp_path, settings=EmbeddedSettings(checkpoint_bytes=bound)) as engine:

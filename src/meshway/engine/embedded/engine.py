@@ -63,10 +63,6 @@ class EmbeddedEngine:
     """See `engine.ports.Engine`; made by `open_embedded_engine`."""
 
     name = "embedded"
-    durability = (
-        "written and synced to the local disk before the answer; task events and the journal survive the death of the "
-        "hub at once and a power loss after at most 1 s"
-    )
     inline_bytes_max = _INLINE_BYTES_MAX
 
     def __init__(
@@ -132,13 +128,22 @@ class EmbeddedEngine:
         self._tails.visible = log_store.position
         self._log = EmbeddedLog(log_store, writer=self._writer, readers=self._readers, tails=self._tails)
         self._leasing = Leasing(self._writer)
-        self._queue = EmbeddedQueue(writer=self._writer, readers=self._readers, leasing=self._leasing, clock=clock)
+        self._queue = EmbeddedQueue(
+            writer=self._writer, readers=self._readers, leasing=self._leasing, clock=clock, window_ms=window_ms
+        )
         self._queue.use(
             QueueStore(self._connection, recent=recent, window_ms=window_ms, now_ms=now_ms, publish=self._queue.publish)
         )
         self._queue_admin = EmbeddedQueueAdmin(self._queue, writer=self._writer, readers=self._readers)
         self._bus = EmbeddedBus()
         self._blobs = EmbeddedBlobs(data_dir / "blobs", writer=self._writer, readers=self._readers, clock=clock)
+
+    @property
+    def durability(self) -> str:
+        return (
+            "written and synced to the local disk before the answer; task events and the journal survive the death of "
+            f"the hub at once and a power loss after at most {self._settings.lazy_sync_ms / 1000:g} s"
+        )
 
     @property
     def key_value(self) -> EmbeddedKeyValue:

@@ -85,8 +85,10 @@ class EmbeddedKeyValue:
         return self._watch(prefix)
 
     async def sweep(self) -> None:
-        """Remove expired keys and tell the watches."""
-        more = True
+        """Remove expired keys and tell the watches. Writes only when there are some: an idle disk may sleep."""
+        now_ms = self._clock.now_ms()
+        query = self._queries.text("expired")
+        more = await self._readers.run(lambda connection: connection.execute(query, (now_ms, 1)).fetchone() is not None)
         while more:
             call = KvSweep(self._store, new_finished(), lazy=True)
             self._writer.submit(call)

@@ -40,11 +40,12 @@ _NO_MESSAGES = QueueDepth(waiting=0, held=0, delayed=0, dead=0)
 class EmbeddedQueue:
     """See `engine.ports.Queue`."""
 
-    def __init__(self, *, writer: Writer, readers: Readers, leasing: Leasing, clock: Clock) -> None:
+    def __init__(self, *, writer: Writer, readers: Readers, leasing: Leasing, clock: Clock, window_ms: int) -> None:
         self._writer = writer
         self._readers = readers
         self._leasing = leasing
         self._clock = clock
+        self._window_ms = window_ms
         self._queries = load_queries("queue.sql")
         self._store: QueueStore | None = None
         self._depths: dict[str, QueueDepth] = {}
@@ -125,8 +126,12 @@ class EmbeddedQueue:
             await call.finished
 
     async def sweep(self) -> None:
-        """Drop what has expired."""
-        more = True
+        """Drop what has expired. Writes only when something has: an idle disk may sleep."""
+        now_ms = self._clock.now_ms()
+        query = self._queries.text("is_sweep_due")
+        more = await self._readers.run(
+            lambda connection: bool(connection.execute(query, (now_ms, now_ms - self._window_ms)).fetchone()[0])
+        )
         while more:
             call = QueueSweep(self.store, new_finished(), lazy=True)
             self._writer.submit(call)

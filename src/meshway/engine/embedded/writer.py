@@ -88,13 +88,15 @@ class WriterLimits(Protocol):
 class _Group:
     """Calls that were committed together."""
 
-    __slots__ = ("calls", "publishes", "started", "synced")
+    __slots__ = ("calls", "changed", "publishes", "started", "synced")
 
     def __init__(self, calls: Sequence[WriteCall]) -> None:
         self.calls = calls
         self.publishes: list[Publish] = []
         self.started = time.perf_counter()
         self.synced = False
+        # Whether any row was written.
+        self.changed = False
 
 
 class Writer:
@@ -208,9 +210,11 @@ class Writer:
         self._answer(group)
 
     def _commit(self, group: _Group, calls: Sequence[WriteCall]) -> None:
+        changes = self._connection.total_changes
         try:
             group.publishes.extend(self._transact(calls))
             self._full = False
+            group.changed = group.changed or self._connection.total_changes != changes
         except Exception as error:  # noqa: BLE001 - boundary: one faulty call must neither end the thread nor its neighbours
             self._recover(group, calls, error)
 
@@ -277,7 +281,11 @@ class Writer:
             store.rolled_back()
 
     def _make_durable(self, group: _Group) -> None:
-        if all(call.lazy or call.error is not None for call in group.calls):
+        is_lazy = all(call.lazy or call.error is not None for call in group.calls)
+        if not group.changed and (is_lazy or self._unsynced_since is None):
+            # An empty lease, a conflict, a repetition: what they speak of is on the disk already.
+            group.synced = True
+        elif is_lazy:
             if self._unsynced_since is None:
                 self._unsynced_since = time.monotonic()
             elif time.monotonic() - self._unsynced_since >= self._limits.lazy_sync_ms / 1000:
