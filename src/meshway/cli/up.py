@@ -9,6 +9,10 @@ from pathlib import Path
 import click
 import msgspec
 
+# First, because it decides what structlog loads, and everything below imports structlog.
+import meshway.observability.light_structlog  # noqa: F401
+
+# isort: split
 from meshway import __version__
 from meshway.assembly.run import run_hub
 from meshway.cli.demo import demo_process

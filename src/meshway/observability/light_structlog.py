@@ -1,4 +1,4 @@
-"""Imports structlog without rich. Import this before anything else that logs.
+"""Imports structlog without rich. `cli/up.py` imports this before anything that logs.
 
 structlog prefers rich for tracebacks and imports it whenever it is installed. That is three quarters of its import
 (45 of 60 ms of CPU, and 4 MB, where it was measured), for a format that log collectors cannot read. A name that is None

@@ -1,4 +1,4 @@
-"""Sets logging up, once, for structlog and for libraries that use the standard library's logging.
+"""Sets logging up, once, for structlog and for what uses the standard library's logging: the core, and libraries.
 
 One line per entry on standard error: JSON for collectors, coloured text on a terminal. No secret leaves: see
 `redaction`.
@@ -22,6 +22,10 @@ _Entry = MutableMapping[str, object]
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # Libraries that say at `info` what the hub says itself, better.
 _CHATTY = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "asyncio")
+# Loggers of this name and below are ours.
+_OWN = "meshway"
+# What every record has; anything more came in as `extra`. The last three are structlog's own words.
+_RECORD_NAMES = {*vars(logging.makeLogRecord({})), "message", "asctime", "event", "level", "exc_info"}
 
 
 def configure_logging(settings: LogSettings, *, clock: Clock, stream: TextIO | None = None) -> None:
@@ -92,16 +96,27 @@ class _LineLoggerFactory:
 
 
 class _ToStructlog(logging.Handler):
-    """What libraries log becomes an entry like any other: event `library_logged`, with its logger's name."""
+    """Entries of the standard library's logging become entries like any other.
+
+    The core logs that way, because it knows no logging library: its message is the event, its `extra` the fields.
+    What libraries log is the event `library_logged`, with their logger's name and their message.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError):
-            # A library's format string does not fit its arguments; the raw text still says something.
-            message = str(record.msg)
-        logger = structlog.get_logger()
-        exc_info = record.exc_info if record.exc_info and record.exc_info[0] is not None else None
         # Libraries have levels of their own (uvicorn's trace is 5); structlog knows the five.
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
-        logger.log(level, "library_logged", logger=record.name, message=message, exc_info=exc_info)
+        exc_info = record.exc_info if record.exc_info and record.exc_info[0] is not None else None
+        fields = {name: value for name, value in vars(record).items() if name not in _RECORD_NAMES}
+        if record.name.partition(".")[0] == _OWN:
+            structlog.get_logger().log(level, _text_of(record), **fields, exc_info=exc_info)
+            return
+        fields |= {"logger": record.name, "message": _text_of(record)}
+        structlog.get_logger().log(level, "library_logged", **fields, exc_info=exc_info)
+
+
+def _text_of(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):
+        # A library's format string does not fit its arguments; the raw text still says something.
+        return str(record.msg)

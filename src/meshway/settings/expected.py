@@ -40,4 +40,4 @@ def _number(kind: inspect.IntType | inspect.FloatType) -> str:
 def _string(kind: inspect.StrType) -> str:
     if kind.min_length is not None and kind.max_length is not None:
         return f"text of {kind.min_length} to {kind.max_length} characters"
-    return "text" if kind.pattern is None else f"text of the form {kind.pattern}"
+    return "text" if kind.pattern is None else f"text of the form `{kind.pattern}`"

@@ -86,6 +86,31 @@ def test_what_libraries_log_comes_out_the_same_way_whatever_their_levels_and_mis
 
 
 @pytest.mark.usefixtures("_logging_is_put_back")
+def test_what_the_core_logs_has_its_event_and_its_fields():
+    output = configured()
+    logging.getLogger("meshway.registry.presence_tracker").info(
+        "instance_moved", extra={"agent": "echo", "state": "offline", "note": f"key {KEY}"}
+    )
+    (entry,) = lines(output)
+    assert {name: value for name, value in entry.items() if name != "at"} == {
+        "level": "info",
+        "event": "instance_moved",
+        "agent": "echo",
+        "state": "offline",
+        "note": f"key mw_abcdefghijkl_{MASK}",
+    }
+
+
+@pytest.mark.usefixtures("_logging_is_put_back")
+def test_fields_that_a_library_adds_are_kept_and_cannot_pose_as_an_event():
+    output = configured()
+    logging.getLogger("lib").warning("slow", extra={"seconds": 3, "event": "agent_removed", "level": "info"})
+    (entry,) = lines(output)
+    assert (entry["event"], entry["level"], entry["message"]) == ("library_logged", "warning", "slow")
+    assert (entry["logger"], entry["seconds"]) == ("lib", 3)
+
+
+@pytest.mark.usefixtures("_logging_is_put_back")
 @pytest.mark.parametrize("style", ["json", "pretty"])
 def test_no_secret_leaves_by_any_way_into_a_log(style):
     output = configured(format=style)
@@ -141,7 +166,7 @@ def test_values_that_json_does_not_know_are_written_as_text():
 
 def test_a_hub_starts_logging_without_loading_what_only_the_cli_shows():
     code = (
-        "import sys, meshway.observability.logs, meshway.observability.prometheus\n"
+        "import sys, meshway.cli.main, meshway.cli.up\n"
         "heavy = {'rich', 'prometheus_client', 'pygments', 'pydantic', 'http.server'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "import rich.console\n"
