@@ -4,8 +4,8 @@ The hub records no spans of its own yet; it keeps the chain whole, so that an ag
 """
 
 import re
-from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 __all__ = ["TraceContext", "Tracer"]
 
@@ -17,8 +17,7 @@ _NO_SPAN_ID = b"0" * 16
 _TRACESTATE_BYTES_MAX = 512
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(NamedTuple):
     """What goes on to the next hop. `traceparent` is a complete header value; `tracestate` None when there is none."""
 
     traceparent: bytes
@@ -39,8 +38,10 @@ class Tracer:
     def child(self, traceparent: bytes | None, tracestate: bytes | None = None) -> TraceContext:
         """A hop below the caller's; a new trace where the header is absent, or no trace context (section 4.3)."""
         # An id of zeros is invalid, hence `or 1`.
+        if traceparent is None:
+            return TraceContext(b"00-%032x-%016x-01" % (self._bits(128) or 1, self._bits(64) or 1), None)
         span_id = b"%016x" % (self._bits(64) or 1)
-        if traceparent is not None:
+        if traceparent:
             match = _TRACEPARENT.fullmatch(traceparent)
             if match is not None and _is_valid(match):
                 # Only the flags that version 00 knows may be passed on: sampled, and random (level 2).

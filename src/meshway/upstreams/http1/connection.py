@@ -89,7 +89,6 @@ class Connection(asyncio.Protocol):
         "_alarm_at",
         "_answer",
         "_bounds",
-        "_coding",
         "_collecting",
         "_complete",
         "_deadline",
@@ -134,7 +133,6 @@ class Connection(asyncio.Protocol):
         self._paused = False
         # Of the current answer, as parsed.
         self._headers: list[tuple[bytes, bytes]] = []
-        self._coding: bytes | None = None
         self._interim_answers = 0
         self._complete = False
         self._reusable = False
@@ -292,23 +290,19 @@ class Connection(asyncio.Protocol):
             raise _ParsingStopped
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == b"transfer-encoding":
-            self._coding = value if self._coding is None else self._coding + b"," + value
-        # llhttp has taken the blanks before the value, not those behind it; it lets no control character but tab pass.
-        self._headers.append((name, value.rstrip()))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []
-        coding, self._coding = self._coding, None
         bounds = self._bounds
         if len(headers) > bounds.headers_max:
             raise self._invalid(f"sent more than {bounds.headers_max} headers")
         if self._quiet_bytes > bounds.header_bytes_max and _size(headers) > bounds.header_bytes_max:
             raise self._invalid(f"sent headers larger than {bounds.header_bytes_max} bytes")
-        if coding is not None and coding.strip(b" \t").lower() != b"chunked":
+        codings = [value for name, value in headers if len(name) == 17 and name.lower() == b"transfer-encoding"]
+        if codings and b",".join(codings).strip(b" \t").lower() != b"chunked":
             raise self._invalid("used a transfer encoding that was not offered")
         if status < 200 or status > 599:
             self._on_unusual_status(status, headers)
@@ -331,7 +325,6 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._headers:
             self._headers = []  # trailers: they say nothing that a relay needs, and must not join the next head
-            self._coding = None
         if self._response is None:
             return  # an interim answer: the real one follows
         assert self._parser is not None

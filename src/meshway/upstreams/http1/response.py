@@ -32,12 +32,12 @@ class Http1Response:
     __slots__ = (
         "_body_bytes_max",
         "_failure",
+        "_headers",
         "_loop",
         "_source",
         "_waiter",
         "buffered_bytes",
         "complete",
-        "headers",
         "parts",
         "status",
     )
@@ -51,8 +51,8 @@ class Http1Response:
         body_bytes_max: int,
     ) -> None:
         self.status = status
-        # Names in lower case, values without surrounding blanks, in the order sent, repeated ones too.
-        self.headers = headers
+        # As sent: most callers look at one or two, so they are only tidied up when asked for.
+        self._headers = headers
         self.complete = False
         # What arrived and was not read yet; the connection appends, the reader takes.
         self.parts: list[bytes] = []
@@ -64,11 +64,18 @@ class Http1Response:
         self._failure: MeshwayError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Names in lower case, values without surrounding blanks, in the order sent, repeated ones too."""
+        # llhttp has taken the blanks before the value, not those behind it; it lets no control character but tab pass.
+        return [(name.lower(), value.rstrip()) for name, value in self._headers]
+
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header; `name` in lower case."""
-        for each, value in self.headers:
-            if each == name:
-                return value
+        length = len(name)
+        for each, value in self._headers:
+            if len(each) == length and each.lower() == name:
+                return value.rstrip()
         return None
 
     async def read(self) -> bytes:
