@@ -213,8 +213,9 @@ class Writer:
         changes = self._connection.total_changes
         try:
             group.publishes.extend(self._transact(calls))
-            self._full = False
-            group.changed = group.changed or self._connection.total_changes != changes
+            if self._connection.total_changes != changes:
+                group.changed = True
+                self._full = False
         except Exception as error:  # noqa: BLE001 - boundary: one faulty call must neither end the thread nor its neighbours
             self._recover(group, calls, error)
 
