@@ -68,7 +68,7 @@ class A2ATransport:
         known = self._choices.get(key)
         if known is not None and known[0] is instance and known[1] is dialect:
             return known[2]
-        interface = choose_interface(instance, dialect)
+        interface = _choose_interface(instance, dialect)
         if len(self._choices) >= _HEADS_MAX:
             self._choices.clear()
         self._choices[key] = (instance, dialect, interface)
@@ -131,7 +131,7 @@ def _assemble(head: bytes, wire: WireRequest, call: AgentCall) -> bytes:
     return b"".join(lines)
 
 
-def choose_interface(instance: Instance, wanted: Dialect) -> AgentInterface:
+def _choose_interface(instance: Instance, wanted: Dialect) -> AgentInterface:
     """The interface that needs the least translation: same dialect, same version, same binding, any.
 
     Raises: OperationUnsupported when the instance offers none the hub speaks (only gRPC, say).
