@@ -107,7 +107,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in _WAITING
 
 
-class EventKind(enum.Enum):
+class EventKind(enum.StrEnum):
+    """Equal to its text, so that `event.kind == "artifact"` reads as it looks."""
+
     TASK = "task"
     MESSAGE = "message"
     STATUS = "status"
