@@ -112,11 +112,21 @@ class SdkAgents:
                     protocol_version=version,
                 )
             ],
-            capabilities=AgentCapabilities(streaming=True, push_notifications=True),
+            capabilities=AgentCapabilities(
+                streaming=True, push_notifications=True, extended_agent_card=dialect == "j10"
+            ),
             default_input_modes=["text/plain"],
             default_output_modes=["text/plain"],
             skills=[AgentSkill(id="script", name="Script", description="Follows orders", tags=["test", dialect])],
         )
+
+    def extended_card(self, dialect: str) -> AgentCard | None:
+        """What authenticated callers of the first agent see: one skill more."""
+        card = self.card(dialect)
+        if not card.capabilities.extended_agent_card:
+            return None
+        card.skills.append(AgentSkill(id="secret", name="Secret", description="For friends", tags=["test"]))
+        return card
 
     def app(self) -> Starlette:
         mounts = [Mount(f"/{dialect}", routes=self._routes(dialect)) for dialect in DIALECTS]
@@ -130,6 +140,7 @@ class SdkAgents:
             agent_executor=ScriptedExecutor(),
             task_store=InMemoryTaskStore(),
             agent_card=card,
+            extended_agent_card=self.extended_card(dialect),
             push_config_store=configs,
             push_sender=BasePushNotificationSender(httpx.AsyncClient(), configs),
         )

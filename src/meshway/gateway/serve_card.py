@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from meshway.kernel.errors import AgentNotFound, OperationUnsupported
+from meshway.kernel.errors import AgentNotFound, ExtendedCardMissing
 from meshway.kernel.ids import AgentId
 from meshway.registry.directory import Directory
 from meshway.registry.values import Agent, CardFacts
@@ -55,10 +55,16 @@ class ServeCard:
         self._cards[key] = (agent, card)
         return card
 
-    def refuse_extended(self, agent_id: AgentId) -> None:
-        """Raises: AgentNotFound; OperationUnsupported where the agent has no extended card."""
+    def extended_base_url(self, agent_id: AgentId, *, host: bytes) -> str:
+        """The base URL for the agent's extended card. Raises: AgentNotFound, ExtendedCardMissing."""
         if not self._agent(agent_id).card.extended_card:
-            raise OperationUnsupported(f"Agent {agent_id!r} has no extended card.", agent=agent_id)
+            raise ExtendedCardMissing(f"Agent {agent_id!r} has no extended card.", agent=agent_id)
+        return f"{self._base_url_of(host)}/a2a/{agent_id}"
+
+    @property
+    def demands_key(self) -> bool:
+        """Must cards say that the hub asks for a key?"""
+        return self._demands_key()
 
     def _agent(self, agent_id: AgentId) -> Agent:
         agent = self._directory.get(agent_id)

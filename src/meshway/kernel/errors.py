@@ -15,6 +15,7 @@ MeshwayError
 │   │   └── KeyNotFound    key_not_found
 │   ├── Conflict           conflict                the state has changed, or the name is taken
 │   ├── OperationUnsupported operation_unsupported this agent, or this state of it, cannot do that
+│   ├── ExtendedCardMissing extended_card_missing  this agent has no card beyond its public one
 │   ├── EgressDenied       egress_denied           the URL points where the hub may not go
 │   └── PayloadTooLarge    payload_too_large
 ├── LimitError             come back later (retry_after_ms)
@@ -52,6 +53,7 @@ __all__ = [
     "EgressDenied",
     "EngineError",
     "EngineUnavailable",
+    "ExtendedCardMissing",
     "FieldError",
     "Forbidden",
     "InvalidRequest",
@@ -162,6 +164,10 @@ class Conflict(CallerError):
 
 class OperationUnsupported(CallerError):
     code = "operation_unsupported"
+
+
+class ExtendedCardMissing(CallerError):
+    code = "extended_card_missing"
 
 
 class EgressDenied(CallerError):

@@ -12,13 +12,15 @@ from meshway.edges.a2a.cards import CardRoute, answer_card, card_route
 from meshway.edges.a2a.meter import CallMeter
 from meshway.edges.a2a.ports import A2AServices
 from meshway.edges.http.exchange import Exchange, RequestHead
-from meshway.gateway.ports import AgentCall, AgentStream, Credentials
+from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, Credentials
 from meshway.kernel.errors import AgentNotFound, Draining, FieldError, InvalidRequest, MeshwayError
 from meshway.kernel.ids import AgentId, ContextId, TaskId
 from meshway.kernel.operations import AgentOperation
 from meshway.kernel.principal import Principal
+from meshway.protocols.a2a.card import serve_extended_card
 from meshway.protocols.a2a.dialect import JSONRPC_0_3, JSONRPC_1_0, REST_0_3, REST_1_0, Dialect
 from meshway.protocols.a2a.errors import render_error, render_stream_error
+from meshway.protocols.a2a.inbound import WireReply
 from meshway.protocols.a2a.requests import A2ARequest, RequestRefused, read_jsonrpc, read_rest
 from meshway.protocols.a2a.tasklist import encode_task_list, read_list_query
 from meshway.tasks.owners import ListFilter
@@ -124,8 +126,10 @@ class A2AEdge:
         if operation is _LIST_TASKS:
             await self._list_tasks(exchange, agent, request, principal)
             return
+        base_url = None
         if operation is _GET_EXTENDED_CARD:
-            self._services.serve_card.refuse_extended(AgentId(agent))
+            host = exchange.head.headers.get(b"host", b"")
+            base_url = self._services.serve_card.extended_base_url(AgentId(agent), host=host)
         call = AgentCall(
             agent_id=AgentId(agent),
             operation=operation,
@@ -139,8 +143,17 @@ class A2AEdge:
         answer = await self._services.call_agent.execute(call, timeout_ms=head.timeout_ms)
         if isinstance(answer, AgentStream):
             await self._relay(exchange, answer, request)
+        elif base_url is not None:
+            self._extended_card(exchange, answer, request, base_url)
         else:
             exchange.respond(answer.status, answer.content_type, answer.body, answer.headers)
+
+    def _extended_card(self, exchange: Exchange, answer: AgentReply, request: A2ARequest, base_url: str) -> None:
+        """The agent's own answer, rewritten as the public card is."""
+        given = WireReply(answer.status, answer.content_type, answer.body, None)
+        demands_key = self._services.serve_card.demands_key
+        reply = serve_extended_card(request, given, base_url=base_url, hub_requires_key=demands_key)
+        exchange.respond(reply.status, reply.content_type, reply.body, answer.headers)
 
     async def _list_tasks(self, exchange: Exchange, agent: str, request: A2ARequest, principal: Principal) -> None:
         query = read_list_query(request)

@@ -40,6 +40,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "method_unknown": 405,
     "not_found": 404,
     "operation_unsupported": 400,
+    "extended_card_missing": 400,
     "payload_too_large": 413,
     "schema_too_new": 503,
     "storage_full": 507,

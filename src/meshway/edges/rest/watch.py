@@ -16,6 +16,7 @@ from meshway.edges.rest.operations import RestCall
 from meshway.edges.rest.views import InFlight, agent_view
 from meshway.gateway.watch_agents import AgentWatched
 from meshway.protocols.sse import frame
+from meshway.registry.directory import PictureAnew
 
 __all__ = ["watch_agents"]
 
@@ -34,7 +35,7 @@ async def watch_agents(call: RestCall) -> Response:
         call.watchers.leave()
         raise
     return EventStreamResponse(
-        _frames(changes, call.services.agents.in_flight, is_resumed=last_event_id is not None),
+        _frames(changes, call.services.agents.in_flight),
         keep_alive_ms=call.settings.watch_keep_alive_ms,
         shutdown=call.services.status.shutdown,
         on_end=call.watchers.leave,
@@ -42,17 +43,11 @@ async def watch_agents(call: RestCall) -> Response:
 
 
 async def _frames(
-    changes: AsyncGenerator[AgentWatched, None], in_flight: InFlight, *, is_resumed: bool
+    changes: AsyncGenerator[AgentWatched | PictureAnew, None], in_flight: InFlight
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(changes):
-        in_snapshot = not is_resumed
-        if in_snapshot:
-            yield _RESET
         async for change in changes:
-            if change.snapshot and not in_snapshot:
-                yield _RESET
-            in_snapshot = change.snapshot
-            yield _frame(change, in_flight)
+            yield _RESET if isinstance(change, PictureAnew) else _frame(change, in_flight)
 
 
 def _frame(change: AgentWatched, in_flight: InFlight) -> bytes:

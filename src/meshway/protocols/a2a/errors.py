@@ -88,6 +88,7 @@ ERROR_TABLE: dict[str, _Kind] = {
     "key_not_found": _Kind(jsonrpc.SERVER_ERROR, 404, "NOT_FOUND", "KEY_NOT_FOUND", jsonrpc_status=404),
     "conflict": _Kind(jsonrpc.INVALID_PARAMS, 409, "ABORTED", "CONFLICT"),
     "operation_unsupported": _A2A_KINDS["UnsupportedOperationError"],
+    "extended_card_missing": _A2A_KINDS["ExtendedAgentCardNotConfiguredError"],
     "egress_denied": _Kind(jsonrpc.INTERNAL_ERROR, 403, "PERMISSION_DENIED", "EGRESS_DENIED"),
     "payload_too_large": _Kind(
         jsonrpc.INVALID_REQUEST, 413, "RESOURCE_EXHAUSTED", "PAYLOAD_TOO_LARGE", jsonrpc_status=413
