@@ -188,6 +188,29 @@ async def test_slow_client_slows_the_agent_and_loses_nothing(hub: HubProcess) ->
     assert names == [str(number) for number in range(400)]
 
 
+async def test_deadline_is_told_as_such_to_a_client_that_was_not_reading_when_it_passed(hub: HubProcess) -> None:
+    async def script(request: RawRequest, wire: Wire) -> None:
+        wire.start_stream()
+        number = 0
+        while not wire.closed.is_set():
+            wire.event(chunk_of(number, "z" * 60_000))
+            number += 1
+            await wire.drain()
+            await asyncio.sleep(0)
+
+    async with (
+        registered_agent(hub, raw_agent(script)) as agent,
+        await open_stream(hub, "POST", f"/a2a/{agent.id}", CALL, headers=V10 | {"meshway-timeout-ms": "700"}) as stream,
+    ):
+        await asyncio.sleep(1)
+        last = None
+        while (event := await stream.event()) is not None:
+            last = event
+        assert last is not None
+        assert last["error"]["data"][0]["reason"] == "DEADLINE_EXCEEDED"
+        await agent.scripts_ended()
+
+
 async def test_stream_that_is_no_a2a_ends_with_an_error_event(hub: HubProcess) -> None:
     async def script(request: RawRequest, wire: Wire) -> None:
         wire.start_stream()

@@ -4,7 +4,7 @@ Where caller and instance speak the same dialect, bodies and events pass through
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 
@@ -156,17 +156,33 @@ async def _events(
     response: Http1Response, translator: StreamTranslator, deadline: Deadline | None
 ) -> AsyncGenerator[StreamEvent, None]:
     """Event by event as they arrive; closing it closes the upstream connection."""
-    bound = asyncio.timeout_at(deadline.at_ms / 1000 if deadline is not None else None)
+    chunks = response.chunks() if deadline is None else _until(deadline, response.chunks())
     try:
-        async with bound:
-            async for data in response.chunks():
-                for frame, seen in translator.feed(data):
-                    yield StreamEvent(frame, seen)
-            for frame, seen in translator.finish():
+        async for data in chunks:
+            for frame, seen in translator.feed(data):
                 yield StreamEvent(frame, seen)
-    except TimeoutError:
-        assert deadline is not None
-        text = f"The stream did not end within {deadline.timeout_ms} ms (Meshway-Timeout-Ms)."
-        raise DeadlineExceeded(text, may_have_acted=True) from None
+        for frame, seen in translator.finish():
+            yield StreamEvent(frame, seen)
     finally:
         response.close()
+
+
+async def _until(deadline: Deadline, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The chunks as long as there is time. Raises: DeadlineExceeded.
+
+    Only the wait for the agent stands under the time-out: held across a yield it would strike whoever reads.
+    """
+    at_s, loop = deadline.at_ms / 1000, asyncio.get_running_loop()
+    try:
+        while True:
+            async with asyncio.timeout_at(at_s):
+                chunk = await anext(chunks, None)
+            # An agent that never pauses leaves the time-out no moment to strike.
+            if loop.time() >= at_s:
+                raise TimeoutError
+            if chunk is None:
+                return
+            yield chunk
+    except TimeoutError:
+        text = f"The stream did not end within {deadline.timeout_ms} ms (Meshway-Timeout-Ms)."
+        raise DeadlineExceeded(text, may_have_acted=True) from None
