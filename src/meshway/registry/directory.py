@@ -19,7 +19,7 @@ from meshway.registry.search import AgentQuery, SearchText, matches, score, sear
 from meshway.registry.settings import RegistrySettings
 from meshway.registry.values import Agent
 
-__all__ = ["AGENTS_PREFIX", "AgentChange", "Directory"]
+__all__ = ["AGENTS_PREFIX", "AgentChange", "Directory", "PictureAnew"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,14 +34,16 @@ _decode_agent = msgspec.json.Decoder(Agent).decode
 class AgentChange(msgspec.Struct, frozen=True, kw_only=True):
     """The present value of an agent that changed; `agent` None: it is gone.
 
-    `sequence` resumes a watch after this change, at this Directory only. `snapshot`: sent because the watch began
-    with everything present, not because something happened.
+    `sequence` resumes a watch after this change, at this Directory only.
     """
 
     sequence: int
     agent_id: AgentId
     agent: Agent | None
-    snapshot: bool = False
+
+
+class PictureAnew(msgspec.Struct, frozen=True):
+    """What the reader of a watch knew is void: every present agent follows as a change. There may be none."""
 
 
 class _Known:
@@ -123,31 +125,38 @@ class Directory:
         more = encode_cursor(f"{-page[-1][0]}:{page[-1][1]}") if len(places) > len(page) else None
         return Page([self._known[agent_id].agent for _, agent_id in page], more)
 
-    def changes(self, after: int | None = None) -> AsyncIterator[AgentChange]:
+    def changes(self, after: int | None = None) -> AsyncIterator[AgentChange | PictureAnew]:
         """What changes, for ever; counts from this call, not from the first item asked for.
 
-        `after` None: everything present first. Else the present value of each agent that changed since, removals
-        included; a number that is unknown or too old gives everything present again. A reader that is slow sees only
-        the last of several changes to one agent, so no reader costs memory.
+        `after` None: `PictureAnew` and everything present first. Else the present value of each agent that changed
+        since, removals included; a number that is unknown or too old begins anew. A reader that is slow sees only the
+        last of several changes to one agent, so no reader costs memory; one that slept through more removals than are
+        kept begins anew as well.
         """
         if after is None or not self._forgotten <= after <= self._sequence:
-            return self._follow_changes(0, snapshot_until=self._sequence)
-        return self._follow_changes(after, snapshot_until=0)
+            return self._follow_changes(0, picture_until=self._sequence)
+        return self._follow_changes(after, picture_until=None)
 
-    async def _follow_changes(self, position: int, *, snapshot_until: int) -> AsyncGenerator[AgentChange, None]:
+    async def _follow_changes(
+        self, position: int, *, picture_until: int | None
+    ) -> AsyncGenerator[AgentChange | PictureAnew, None]:
+        if picture_until is not None:
+            yield PictureAnew()
+        else:
+            picture_until = 0
         while True:
-            if position < self._forgotten and snapshot_until < self._forgotten:
-                # This reader slept through more removals than are kept: only the whole picture is true.
-                position, snapshot_until = 0, self._sequence
+            if position < self._forgotten and picture_until < self._forgotten:
+                # Only the whole picture is true.
+                position, picture_until = 0, self._sequence
+                yield PictureAnew()
             wake = self._wake
             for sequence, agent_id in self._since(position):
                 if self._changed.get(agent_id) != sequence:
                     continue
                 position = sequence
                 agent = self.get(agent_id)
-                snapshot = sequence <= snapshot_until
-                if agent is not None or not snapshot:
-                    yield AgentChange(sequence=sequence, agent_id=agent_id, agent=agent, snapshot=snapshot)
+                if agent is not None or sequence > picture_until:
+                    yield AgentChange(sequence=sequence, agent_id=agent_id, agent=agent)
             if wake is self._wake:
                 await wake.wait()
 

@@ -78,6 +78,12 @@ async def test_a_watch_resumed_at_a_hub_that_restarted_is_told_to_forget():
     assert [kind for kind, _, _ in events] == ["reset", "changed"]
 
 
+async def test_a_watch_resumed_at_a_hub_that_restarted_empty_is_told_to_forget_at_once():
+    stale = {"Last-Event-ID": "otherlife-7"}
+    async with rest_hub() as hub, served(hub.app) as url, watching(url, **stale) as response:
+        assert [kind for kind, _, _ in await events_of(response, 1)] == ["reset"]
+
+
 async def test_silence_is_filled_with_comments():
     settings = RestSettings(watch_keep_alive_ms=100)
     async with (

@@ -33,7 +33,7 @@ from meshway.kernel.errors import (
 from meshway.kernel.ids import AgentId, InstanceId, PrincipalId
 from meshway.kernel.principal import ANONYMOUS, LOCAL_OPERATOR, Principal, Scope, parse_scope
 from meshway.registry.agent_store import AgentStore
-from meshway.registry.directory import Directory
+from meshway.registry.directory import Directory, PictureAnew
 from meshway.registry.presence_tracker import PresenceTracker
 from meshway.registry.search import AgentQuery
 from meshway.registry.settings import RegistrySettings
@@ -503,13 +503,16 @@ async def test_a_watch_resumes_after_its_last_event_and_begins_anew_at_another_h
     watch = WatchAgents(world.places)
     await world.register(agent_id="a")
     async with asyncio.timeout(5):
-        first = await anext(watch.execute(CALLER))
+        events = watch.execute(CALLER)
+        assert await anext(events) == PictureAnew()
+        first = await anext(events)
         await world.register(agent_id="b")
         resumed = await anext(watch.execute(CALLER, first.event_id))
-        assert (resumed.agent_id, resumed.snapshot) == ("b", False)
+        assert resumed.agent_id == "b"
         for unknown in ("", "junk", "1-2", first.event_id.replace("-", "x-", 1), f"{first.event_id}9999"):
-            again = await anext(watch.execute(CALLER, unknown))
-            assert (again.agent_id, again.snapshot) == ("a", True)
+            again = watch.execute(CALLER, unknown)
+            assert await anext(again) == PictureAnew()
+            assert (await anext(again)).agent_id == "a"
     with pytest.raises(Forbidden):
         watch.execute(ANONYMOUS)
 

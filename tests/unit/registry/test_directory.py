@@ -10,7 +10,7 @@ from meshway.engine.ports import KvPut
 from meshway.kernel.errors import EngineUnavailable, InvalidRequest
 from meshway.kernel.ids import AgentId
 from meshway.registry.agent_store import AgentStore
-from meshway.registry.directory import Directory
+from meshway.registry.directory import Directory, PictureAnew
 from meshway.registry.search import AgentQuery
 from meshway.registry.settings import RegistrySettings
 from meshway.registry.values import AgentState, Skill
@@ -229,17 +229,19 @@ async def test_a_watch_gives_everything_present_then_what_happens():
     await put(store, an_agent("a"))
     await put(store, an_agent("b"))
     changes = directory.changes()
-    assert [(c.agent_id, c.snapshot) for c in await take(changes, 2)] == [("a", True), ("b", True)]
+    begun, *present = await take(changes, 3)
+    assert begun == PictureAnew()
+    assert [c.agent_id for c in present] == ["a", "b"]
     await remove(store, "a")
     (gone,) = await take(changes, 1)
-    assert (gone.agent_id, gone.agent, gone.snapshot) == ("a", None, False)
+    assert (gone.agent_id, gone.agent) == ("a", None)
 
 
 async def test_a_resumed_watch_gives_the_present_value_of_what_changed_and_nothing_else():
     _, directory, store = world()
     for name in "abc":
         await put(store, an_agent(name))
-    seen = (await take(directory.changes(), 3))[-1].sequence
+    seen = (await take(directory.changes(), 4))[-1].sequence
     await put(store, an_agent("a", an_instance("x")))
     await put(store, an_agent("a", an_instance("y")))
     await remove(store, "b")
@@ -254,21 +256,35 @@ async def test_a_watch_resumed_too_late_gets_everything_present_again():
     for number in range(40):
         await put(store, an_agent(f"x{number}"))
         await remove(store, f"x{number}")
-    (first,) = await take(directory.changes(old), 1)
-    assert (first.agent_id, first.snapshot) == ("stays", True)
-    assert (await take(directory.changes(directory.version + 5), 1))[0].agent_id == "stays"
+    for position in (old, directory.version + 5):
+        begun, first = await take(directory.changes(position), 2)
+        assert (begun, first.agent_id) == (PictureAnew(), "stays")
 
 
 async def test_a_slow_reader_that_missed_forgotten_removals_gets_the_whole_picture():
     _, directory, store = world(removals_kept=16)
     await put(store, an_agent("stays"))
     changes = directory.changes()
-    await take(changes, 1)
+    await take(changes, 2)
     for number in range(40):
         await put(store, an_agent(f"x{number}"))
         await remove(store, f"x{number}")
-    (again,) = await take(changes, 1)
-    assert (again.agent_id, again.snapshot) == ("stays", True)
+    begun, again = await take(changes, 2)
+    assert (begun, again.agent_id) == (PictureAnew(), "stays")
+
+
+async def test_a_slow_reader_is_told_to_forget_even_where_nobody_is_left():
+    _, directory, store = world(removals_kept=16)
+    await put(store, an_agent("first"))
+    changes = directory.changes()
+    assert [getattr(c, "agent_id", None) for c in await take(changes, 2)] == [None, "first"]
+    await remove(store, "first")
+    for number in range(40):
+        await put(store, an_agent(f"x{number}"))
+        await remove(store, f"x{number}")
+    assert await take(changes, 1) == [PictureAnew()]
+    await put(store, an_agent("new"))
+    assert [c.agent_id for c in await take(changes, 1)] == ["new"]
 
 
 async def test_a_change_after_the_call_is_not_missed_although_nobody_reads_yet():
