@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HubProtocol"]
 
+# How long a refused request may go on sending, so that its client gets to read the answer.
+_LINGER_S = 2.0
 _SINGLE = (b"host", b"origin", b"authorization", b"x-api-key")
 
 
@@ -66,6 +68,7 @@ class HubProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._since = 0.0
         self._rejected = False
+        self._lingering_since = 0.0
 
     # --- asyncio.Protocol ---
 
@@ -328,6 +331,10 @@ class HubProtocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Cut what is too slow, keep silent streams alive; called twice a second for every connection."""
+        if self._lingering_since:
+            if now - self._lingering_since > _LINGER_S:
+                self.transport.abort()
+            return
         if self.write_flow.paused:
             if now - self.write_flow.paused_since > self.limits.write_stall_ms / 1000:
                 self.transport.abort()
@@ -372,7 +379,12 @@ class HubProtocol(HttpToolsProtocol):
             status, self.default_header_lines(), PROBLEM_TYPE, len(body),
         )  # fmt: skip
         self.transport.write(head + body)
-        self.transport.close()
+        if self._message_begun and self.transport.can_write_eof():
+            # Closing on bytes that nobody read resets the connection, and the answer is lost (RFC 9112, 9.6).
+            self._lingering_since = self.loop.time()
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def _target(self) -> bytes:
         if self.url.startswith(b"/"):
