@@ -26,6 +26,7 @@ from meshway.tasks.values import TaskSeen
 __all__ = ["StreamTranslator", "WireReply", "decode_reply"]
 
 _Op = AgentOperation
+_DELETE_PUSH_CONFIG = _Op.DELETE_PUSH_CONFIG
 _HTTP_JSON = Binding.HTTP_JSON
 _JSON = b"application/json"
 _A2A_JSON = b"application/a2a+json"
@@ -63,6 +64,8 @@ def decode_reply(
     Raises: UpstreamInvalid when the agent answered with something that is not A2A.
     """
     dialect = _dialect_of(source)
+    if request.operation is _DELETE_PUSH_CONFIG and dialect.binding is not _HTTP_JSON:
+        body = _with_result(body)
     if dialect is not request.dialect:
         return _translate_reply(request, dialect, status, body)
     reader = head_reader(request.operation, dialect)
@@ -76,6 +79,14 @@ def decode_reply(
     if not head.is_answer:
         raise _not_a2a(status, "neither a result nor an error")
     return WireReply(200, _json_type(content_type), body, head.seen())
+
+
+def _with_result(body: bytes) -> bytes:
+    """The stock 0.3 server leaves out a result of null; JSON-RPC demands the member."""
+    envelope = _decode_or_none(body)
+    if isinstance(envelope, dict) and envelope.get("jsonrpc") == "2.0" and not {"result", "error"} & envelope.keys():
+        return _encode(envelope | {"result": None})
+    return body
 
 
 def _check_unusual_answer(error: Exception, status: int, body: bytes) -> None:
