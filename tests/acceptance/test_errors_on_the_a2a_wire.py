@@ -155,6 +155,14 @@ async def test_unknown_agent_is_http_404_in_every_dialect(hub: HubProcess, diale
     assert "nobody-here" in error_of(reply)["message"]
 
 
+async def test_browser_at_the_address_of_an_agent_is_told_what_lives_there(hub: HubProcess) -> None:
+    async with registered_agent(hub, raw_agent()) as agent:
+        for method in ("GET", "PUT", "DELETE"):
+            reply = await say(hub, method, f"/a2a/{agent.id}")
+            assert reply.status == 404
+            assert ".well-known/agent-card.json" in error_of(reply)["message"]
+
+
 async def test_card_of_an_unknown_agent_is_http_404(hub: HubProcess) -> None:
     assert (await say(hub, "GET", "/a2a/nobody-here/.well-known/agent-card.json")).status == 404
 

@@ -5,13 +5,14 @@ import json
 import re
 import resource
 import time
+from collections.abc import Callable
 
 import pytest
 
 from support.command import meshway_async
 from support.hub_process import HubProcess, running_hub
 from support.raw_agent import RawRequest, Wire, answering, message_answer, raw_agent, registered_agent, task_answer
-from support.wire_client import JSON, V10, open_stream, rpc, say, send_params
+from support.wire_client import JSON, V10, Reply, open_stream, rpc, say, send_params
 
 SEND = rpc("SendMessage", send_params())
 
@@ -165,6 +166,21 @@ async def test_demo_agents_answer_the_first_calls_of_the_readme() -> None:
         assert hub.stop() == 0
 
 
+async def first_refusal(hub: HubProcess, path: str, body_of: Callable[[int], object]) -> Reply:
+    """The first of many requests that is not granted."""
+    for number in range(60):
+        reply = await say(hub, "POST", path, body_of(number), headers=V10)
+        if reply.status not in (200, 201) or "error" in reply.json:
+            return reply
+    raise AssertionError("the limit was never met")
+
+
+async def registered_again(hub: HubProcess, body: object) -> None:
+    async with asyncio.timeout(10):
+        while (await say(hub, "POST", "/v1/agents", body, headers=JSON)).status != 201:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0.1)
+
+
 async def test_full_disk_refuses_what_must_be_stored_and_nothing_else() -> None:
     """A file size limit stands in for the disk: the store meets it in the same call, and it can be lifted."""
 
@@ -178,13 +194,7 @@ async def test_full_disk_refuses_what_must_be_stored_and_nothing_else() -> None:
             _, hard = resource.prlimit(hub.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(hub.pid, resource.RLIMIT_FSIZE, (max(largest, 64_000) + 100_000, hard))
             card = raw_agent().card | {"description": "d" * 20_000}
-            refused = None
-            for number in range(60):
-                reply = await say(hub, "POST", "/v1/agents", {"id": f"full-{number}", "card": card}, headers=JSON)
-                if reply.status not in (200, 201):
-                    refused = reply
-                    break
-            assert refused is not None, "the limit was never met"
+            refused = await first_refusal(hub, "/v1/agents", lambda n: {"id": f"full-{n}", "card": card})
             assert refused.status == 507, refused
             assert refused.json["code"] == "storage_full"
             path = f"/a2a/{agent.id}"
@@ -193,22 +203,11 @@ async def test_full_disk_refuses_what_must_be_stored_and_nothing_else() -> None:
             assert "result" in message.json
             assert (await say(hub, "GET", "/v1/agents?limit=5")).status == 200
             # A task nobody could own is not shown.
-            task = None
-            for number in range(60):
-                task = await say(hub, "POST", path, rpc("SendMessage", send_params(f"{number}")), headers=V10)
-                if "error" in task.json:
-                    break
-            assert task is not None
+            task = await first_refusal(hub, path, lambda n: rpc("SendMessage", send_params(f"{n}")))
             assert task.json["error"]["data"][0]["reason"] == "STORAGE_FULL"
             assert b'"task-' not in task.body
             resource.prlimit(hub.pid, resource.RLIMIT_FSIZE, (hard, hard))
-            async with asyncio.timeout(10):
-                while True:
-                    body = {"id": "fits-again", "card": card}
-                    reply = await say(hub, "POST", "/v1/agents", body, headers=JSON)
-                    if reply.status == 201:
-                        break
-                    await asyncio.sleep(0.1)
+            await registered_again(hub, {"id": "fits-again", "card": card})
             assert (await say(hub, "GET", "/readyz")).status == 200
         assert hub.stop() == 0
 

@@ -1,6 +1,7 @@
 """Streams: nothing is held back, silence is kept alive, and whoever leaves frees the other side."""
 
 import asyncio
+import contextlib
 import signal
 import time
 
@@ -282,19 +283,23 @@ async def test_hub_that_drains_refuses_new_calls_on_open_connections() -> None:
         await wire.closed.wait()
 
     with running_hub(config="[http]\ndrain_timeout_ms = 2000\n") as hub:
-        async with registered_agent(hub, raw_agent(script)) as agent, httpx.AsyncClient(base_url=hub.url) as http:
+        async with (
+            registered_agent(hub, raw_agent(script)) as agent,
+            httpx.AsyncClient(base_url=hub.url) as http,
+            await open_stream(hub, "POST", f"/a2a/{agent.id}", CALL, headers=V10) as stream,
+        ):
             await http.get("/healthz")
-            async with await open_stream(hub, "POST", f"/a2a/{agent.id}", CALL, headers=V10) as stream:
-                hub.send_signal(signal.SIGTERM)
-                async with asyncio.timeout(5):
-                    # A new connection is refused once the listener is closed; the old ones are told.
-                    while "hub_draining" not in hub.log.read_text():  # noqa: ASYNC110  another process has no event
-                        await asyncio.sleep(0.01)
-                try:
-                    refused = await http.post(f"/a2a/{agent.id}", json=rpc("SendMessage", send_params()), headers=V10)
-                except httpx.TransportError:
-                    pass
-                else:
-                    assert refused.json()["error"]["data"][0]["reason"] == "DRAINING"
-                assert len(agent.seen) == 1
-                stream.close()
+            hub.send_signal(signal.SIGTERM)
+            await logged(hub, "hub_draining")
+            with contextlib.suppress(httpx.TransportError):
+                # A new connection is refused once the listener is closed; the old ones are told.
+                refused = await http.post(f"/a2a/{agent.id}", json=rpc("SendMessage", send_params()), headers=V10)
+                assert refused.json()["error"]["data"][0]["reason"] == "DRAINING"
+            assert len(agent.seen) == 1
+            stream.close()
+
+
+async def logged(hub: HubProcess, event: str) -> None:
+    async with asyncio.timeout(5):
+        while event not in hub.log.read_text():  # noqa: ASYNC110  another process has no event
+            await asyncio.sleep(0.01)

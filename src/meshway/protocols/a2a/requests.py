@@ -167,7 +167,7 @@ def read_rest(
     """
     route = match_path(path)
     if route is None:
-        raise RequestRefused(NotFound(f"no operation of the HTTP+JSON binding has the path {path[:120]!r}"), REST_1_0)
+        raise RequestRefused(NotFound(_nothing_at(path)), REST_1_0)
     try:
         fields = _read_query(query)
         asked = negotiate_version(version or dict(fields).get("A2A-Version"))
@@ -221,6 +221,12 @@ def _has_odd_names(body: bytes, task_id: str | None) -> bool:
     if body.count(b'"id"') != 1 or body.count(b'"jsonrpc"') != 1 or (b"\\" in body and b"\\u" in body):
         return True
     return not body.isascii() or is_suspicious(body, task_id)
+
+
+def _nothing_at(path: str) -> str:
+    if path == "/":
+        return "POST JSON-RPC requests to an agent's own address; its card is below it at .well-known/agent-card.json"
+    return f"no operation of the HTTP+JSON binding has the path {path[:120]!r}"
 
 
 def is_rest_path(path: str) -> bool:
