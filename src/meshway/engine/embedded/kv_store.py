@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from meshway.engine.embedded.counters import Counter
 from meshway.engine.embedded.queries import insert_rows, load_queries
@@ -13,6 +13,8 @@ __all__ = ["KvCall", "KvChange", "KvStore", "KvSweep", "whole_seconds"]
 
 # A put of one key is one row; more rows than this go through the ordinary transaction.
 _ALONE_ROWS_MAX = 64
+# What needs no look at what is there before it is written.
+_ALONE = (KvPut, KvCreate)
 # Expired keys removed per sweep and call: a sweep must not hold up the group it is part of.
 _SWEEP_MAX = 1_000
 
@@ -72,31 +74,55 @@ class KvStore:
         self._publish = publish
 
     def apply_alone(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
-        """A few unconditional puts, the owner records of the relay: one statement instead of three."""
-        puts: list[KvPut] = []
+        """A few puts, or a few creates (the owner records of the relay): one statement instead of four."""
+        writes: list[KvWrite] = []
         for call in calls:
             if not isinstance(call, KvCall):
                 return None
-            for write in call.writes:
-                if type(write) is not KvPut:
-                    return None
-                puts.append(write)
-        if not 0 < len(puts) <= _ALONE_ROWS_MAX or not self._revisions.has(len(puts)):
+            writes.extend(call.writes)
+        kind = type(writes[0]) if 0 < len(writes) <= _ALONE_ROWS_MAX else KvDelete
+        if kind not in _ALONE or any(type(write) is not kind for write in writes):
             return None
-        revision = self._revisions.take(connection, len(puts))
-        values: list[int | str | bytes | None] = []
-        changes: list[KvChange] = []
-        for put in puts:
-            expires_at_ms = _expiry(put.ttl_ms, now_ms)
-            values += (put.key, revision, expires_at_ms, put.value)
-            changes.append(KvChange(put.key, revision, put.value, expires_at_ms=expires_at_ms))
-            revision += 1
-        connection.execute(self._queries["put"].for_rows(len(puts)), values)
-        answers = iter(changes)
+        if not self._revisions.has(len(writes)):
+            return None
+        changes = self._insert_alone(connection, kind, writes, now_ms)
+        kept = [change for change in changes if change is not None]
+        outcomes: Iterator[KvOutcome] = (
+            self._lost(connection, write) if change is None else KvWritten(revision=change.revision)
+            for write, change in zip(writes, changes, strict=True)
+        )
         for call in calls:
             if isinstance(call, KvCall):
-                call.outcomes = [KvWritten(revision=next(answers).revision) for _ in call.writes]
-        return lambda: self._publish(changes)
+                call.outcomes = [next(outcomes) for _ in call.writes]
+        return lambda: self._publish(kept)
+
+    def _insert_alone(
+        self, connection: sqlite3.Connection, kind: type[KvWrite], writes: Sequence[KvWrite], now_ms: int
+    ) -> Sequence[KvChange | None]:
+        """What became of each: its change, None where something was there."""
+        revision = self._revisions.take(connection, len(writes))
+        values: list[int | str | bytes | None] = []
+        changes: list[KvChange | None] = []
+        for write in writes:
+            assert isinstance(write, KvPut | KvCreate)
+            expires_at_ms = _expiry(write.ttl_ms, now_ms)
+            values += (write.key, revision, expires_at_ms, write.value)
+            changes.append(KvChange(write.key, revision, write.value, expires_at_ms=expires_at_ms))
+            revision += 1
+        if kind is KvPut:
+            connection.execute(self._queries["put"].for_rows(len(writes)), values)
+            return changes
+        written = connection.execute(self._queries["create"].for_rows(len(writes)), (*values, now_ms)).rowcount
+        if written == len(writes):
+            return changes
+        found = connection.execute(self._queries.text("heads"), (json.dumps([write.key for write in writes]),))
+        revisions = {key: revision for key, revision, _expires in found}
+        return [change if change and revisions.get(change.key) == change.revision else None for change in changes]
+
+    def _lost(self, connection: sqlite3.Connection, write: KvWrite) -> KvConflict:
+        """The conflict of a create that found something; it is still there, since nobody else writes."""
+        key, revision, _expires, value = connection.execute(self._queries.text("get_one"), (write.key,)).fetchone()
+        return KvConflict(current=KvEntry(key=key, value=value, revision=revision))
 
     def apply(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
         writing = [call for call in calls if isinstance(call, KvCall)]

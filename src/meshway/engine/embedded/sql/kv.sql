@@ -4,6 +4,14 @@ INSERT INTO kv (key, revision, expires_at_ms, value) VALUES (?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET
   revision = excluded.revision, expires_at_ms = excluded.expires_at_ms, value = excluded.value;
 
+-- name: create
+-- Purpose: write values where nothing is, or what is there has expired; widened to a whole batch, the last parameter is
+-- the time. Index: primary key.
+INSERT INTO kv (key, revision, expires_at_ms, value) VALUES (?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+  revision = excluded.revision, expires_at_ms = excluded.expires_at_ms, value = excluded.value
+WHERE kv.expires_at_ms <= ?;
+
 -- name: delete
 -- Purpose: remove keys, a JSON list. Index: primary key.
 DELETE FROM kv WHERE key IN (SELECT value FROM json_each(?));
