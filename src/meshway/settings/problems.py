@@ -18,7 +18,9 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.key}: {self.message}" if self.key else f"{self.source}: {self.message}"
+        # A flag is its key: `--port: port: ...` would say it twice.
+        says_key = bool(self.key) and not self.source.startswith("--")
+        return f"{self.source}: {self.key}: {self.message}" if says_key else f"{self.source}: {self.message}"
 
 
 class SettingsError(InvalidRequest):

@@ -137,6 +137,7 @@ def test_up_refuses_what_this_version_does_not_have(options):
     result = meshway("up", *options)
     assert result.exit_code == 2
     assert result.stderr.startswith("Error:")
+    assert "--workers: workers" not in result.stderr
 
 
 def every_command(command: click.Command, path: tuple[str, ...] = ()):

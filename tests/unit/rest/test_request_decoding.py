@@ -110,3 +110,17 @@ def test_arbitrary_queries_are_read_or_refused(pairs):
 def with_refusals(decode):
     with contextlib.suppress(InvalidRequest, MalformedBody):
         decode()
+
+
+def test_a_word_outside_a_closed_choice_is_answered_with_the_choice():
+    with pytest.raises(InvalidRequest) as caught:
+        decode_query([("state", "lost")], AgentListQuery)
+    assert [each.field for each in caught.value.fields] == ["state"]
+    assert caught.value.fields[0].message == "must be one of online, suspect, draining, offline"
+
+
+def test_a_text_of_the_wrong_form_is_answered_with_the_form():
+    with pytest.raises(InvalidRequest) as caught:
+        decode_body(b'{"id":"Echo!","url":"http://a.test"}', AgentRegistration)
+    assert [each.field for each in caught.value.fields] == ["id"]
+    assert caught.value.fields[0].message.startswith("must have the form ^[a-z0-9]")

@@ -139,7 +139,7 @@ timeut_ms = 5
         "meshway.toml line 4: log: is a section; write it as [log] with its settings below",
         "meshway.toml line 7: auth.requird: there is no such setting. Did you mean auth.required?",
         "MESHWAY_PROT: there is no such setting. Did you mean MESHWAY_PORT?",
-        "--demmo: demmo: there is no such setting. Did you mean demo?",
+        "--demmo: there is no such setting. Did you mean demo?",
         "meshway.toml line 3: port: expected a whole number from 0 to 65535, got '7070'",
         "meshway.toml line 10: http.headers_max: expected a whole number, at least 1, got 0",
         "meshway.toml line 18: agents.1.weight: expected a whole number from 1 to 1000, got 'heavy'",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
+import msgspec.inspect
 from starlette.requests import Request
 
 from meshway.kernel.errors import (
@@ -23,6 +24,7 @@ Model = TypeVar("Model", bound=msgspec.Struct)
 _AT = re.compile(r"^(?P<text>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
+_PATTERN = re.compile(r"Expected `str` matching regex '(?P<pattern>.*)'", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 # Names and values of the caller are shown back to them, but not by the kilobyte.
 _SHOWN_CHARACTERS_MAX = 64
@@ -99,7 +101,7 @@ def decode_query(pairs: Iterable[tuple[str, str]], model: type[Model]) -> Model:
         try:
             msgspec.convert(member, fields[name].type, strict=False)
         except msgspec.ValidationError as error:
-            wrong.append(_field_error(str(error), within=name))
+            wrong.append(_field_error(str(error), within=name, expected=fields[name].type))
     wrong.extend(
         FieldError(name, "is missing") for name, field in fields.items() if field.required and name not in values
     )
@@ -130,12 +132,15 @@ def _wrong_members(body: bytes, model: type[msgspec.Struct]) -> list[FieldError]
         try:
             msgspec.json.decode(raw, type=fields[name].type)
         except msgspec.ValidationError as error:
-            wrong.append(_field_error(str(error), within=name))
+            wrong.append(_field_error(str(error), within=name, expected=fields[name].type))
     return wrong
 
 
-def _field_error(text: str, *, within: str = "") -> FieldError:
-    """Of msgspec's "Expected `str`, got `int` - at `$.labels[...]`": field `labels`, "expected `str`, got `int`"."""
+def _field_error(text: str, *, within: str = "", expected: object = None) -> FieldError:
+    """Of msgspec's "Expected `str`, got `int` - at `$.labels[...]`": field `labels`, "expected `str`, got `int`".
+
+    `expected` is the type of the member `within`; a word that is none of a closed choice is answered with the choice.
+    """
     match = _AT.match(text)
     message, path = (match["text"], match["path"] or "") if match else (text, "")
     steps = [within] if within else []
@@ -144,7 +149,29 @@ def _field_error(text: str, *, within: str = "") -> FieldError:
         return FieldError(".".join([*steps, missing["name"]]), "is missing")
     if unknown := _UNKNOWN.match(message):
         return FieldError(".".join([*steps, _shown(unknown["name"])]), "is unknown")
+    if pattern := _PATTERN.match(message):
+        return FieldError(".".join(steps), f"must have the form {pattern['pattern']}")
+    if message.startswith("Invalid enum value") and (choice := _choice(expected)):
+        return FieldError(".".join(steps), f"must be one of {', '.join(choice)}")
     return FieldError(".".join(steps), message[:1].lower() + message[1:])
+
+
+def _choice(expected: object) -> Sequence[str]:
+    """The words of an enum or Literal, also where it may be left out; empty for any other type."""
+    pending = [msgspec.inspect.type_info(expected)]
+    while pending:
+        match pending.pop():
+            case msgspec.inspect.EnumType(cls=choice):
+                return [str(member.value) for member in choice]
+            case msgspec.inspect.LiteralType(values=values):
+                return [str(value) for value in values]
+            case msgspec.inspect.UnionType(types=types):
+                pending += types
+            case msgspec.inspect.Metadata(type=kind):
+                pending.append(kind)
+            case _:
+                pass
+    return ()
 
 
 def _unknown_name(name: str, known: Mapping[str, object]) -> FieldError:
