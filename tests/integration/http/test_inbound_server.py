@@ -305,6 +305,13 @@ async def test_two_hosts_are_refused(site: Site) -> None:
         assert (await client.rest()).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize(("target", "status"), [("http://hub/raw/a", 200), ("http://evil.example/raw/a", 400)])
+async def test_absolute_target_must_name_the_same_host_as_the_host_header(site: Site, target: str, status: int) -> None:
+    async with connected(site) as client:
+        client.send(get(target))
+        assert (await client.answer())[0] == status
+
+
 @pytest.mark.parametrize("path", ["/raw/a", "/app"])
 async def test_foreign_host_is_refused_on_every_path(site: Site, path: str) -> None:
     async with connected(site) as client:

@@ -10,13 +10,13 @@ from typing import Protocol
 
 from meshway.edges.http.flow import WriteFlow
 
-__all__ = ["Exchange", "ExchangeHandler", "ExchangeOwner", "HeaderPairs", "RequestHead"]
+__all__ = ["STATUS_LINES", "Exchange", "ExchangeHandler", "ExchangeOwner", "HeaderPairs", "RequestHead"]
 
 HeaderPairs = Sequence[tuple[bytes, bytes]]
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
 
-_OK = _STATUS_LINES[200]
+_OK = STATUS_LINES[200]
 
 
 class ExchangeOwner(Protocol):
@@ -96,7 +96,7 @@ class Exchange:
         self._finish()
 
     def _whole_answer(self, status: int, content_type: bytes, body: bytes, headers: HeaderPairs) -> bytes:
-        lines = [_STATUS_LINES[status], self._owner.default_header_lines()]
+        lines = [STATUS_LINES[status], self._owner.default_header_lines()]
         if content_type:
             lines.append(b"content-type: %b\r\n" % content_type)
         lines.extend(b"%b: %b\r\n" % pair for pair in headers)
@@ -115,7 +115,7 @@ class Exchange:
         if self.head.is_http_10:
             self._chunked = False
             self.keep_alive = False
-        lines = [_STATUS_LINES[status], self._owner.default_header_lines(), b"content-type: %b\r\n" % content_type]
+        lines = [STATUS_LINES[status], self._owner.default_header_lines(), b"content-type: %b\r\n" % content_type]
         lines.extend(b"%b: %b\r\n" % pair for pair in headers)
         if self._chunked:
             lines.append(b"transfer-encoding: chunked\r\n")

@@ -11,7 +11,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from meshway.edges.http.early import EARLY_STATUS, PROBLEM_TYPE, early_problem
-from meshway.edges.http.exchange import Exchange, RequestHead
+from meshway.edges.http.exchange import STATUS_LINES, Exchange, RequestHead
 from meshway.edges.http.flow import WriteFlow
 from meshway.edges.http.runtime import HttpRuntime
 from meshway.kernel.errors import Forbidden, InvalidRequest, MeshwayError, PayloadTooLarge, TooManyInFlight
@@ -198,6 +198,9 @@ class HubProtocol(HttpToolsProtocol):
         if len(headers) != len(lines) and (twice := _given_twice(lines)) is not None:
             self._reject(400, InvalidRequest(f"The {twice.decode()} header came twice; readers could disagree on it."))
             return False
+        if not self.url.startswith(b"/") and not self._names_own_host(headers):
+            self._reject(400, InvalidRequest("The request's target names another host than its Host header."))
+            return False
         try:
             self.runtime.gate.check(headers)
         except Forbidden as error:
@@ -375,8 +378,8 @@ class HubProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
             return
         body = early_problem(status, error)
-        head = b"HTTP/1.1 %d \r\n%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
-            status, self.default_header_lines(), PROBLEM_TYPE, len(body),
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
+            STATUS_LINES[status], self.default_header_lines(), PROBLEM_TYPE, len(body),
         )  # fmt: skip
         self.transport.write(head + body)
         if self._message_begun and self.transport.can_write_eof():
@@ -385,6 +388,12 @@ class HubProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _names_own_host(self, headers: dict[bytes, bytes]) -> bool:
+        """RFC 9112, 3.2.2: the authority of an absolute target counts. The gate looks at Host, so the two must agree."""
+        parsed = httptools.parse_url(self.url)
+        authority = (parsed.host or b"") + (b":%d" % parsed.port if parsed.port else b"")
+        return authority.lower() == headers.get(b"host", b"").lower()
 
     def _target(self) -> bytes:
         if self.url.startswith(b"/"):
