@@ -390,7 +390,7 @@ class HubProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _names_own_host(self, headers: dict[bytes, bytes]) -> bool:
-        """RFC 9112, 3.2.2: the authority of an absolute target counts. The gate looks at Host, so the two must agree."""
+        """RFC 9112, 3.2.2: an absolute target counts more than Host. The gate looks at Host, so they must agree."""
         parsed = httptools.parse_url(self.url)
         authority = (parsed.host or b"") + (b":%d" % parsed.port if parsed.port else b"")
         return authority.lower() == headers.get(b"host", b"").lower()
