@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from meshway.edges.http.exchange import Exchange
@@ -53,7 +53,7 @@ class Site:
             metrics=NullMetrics(),
             report_crash=lambda path, error: self.crashes.append(path),
         )
-        app = Starlette(routes=[Route("/app", self.app, methods=["GET", "POST"])])
+        app = Starlette(routes=[Route("/app", self.app, methods=["GET", "POST"]), Route("/feed", self.feed)])
         self.server = HubServer(app, self.runtime, on_drain=self.note_drain)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -63,6 +63,18 @@ class Site:
 
     async def app(self, request: Request) -> PlainTextResponse:
         return PlainTextResponse(f"app {len(await request.body())}")
+
+    async def feed(self, request: Request) -> StreamingResponse:
+        return StreamingResponse(self._feed())
+
+    async def _feed(self) -> AsyncIterator[bytes]:
+        self.entered.set()
+        try:
+            while True:
+                yield b"tick"
+                await asyncio.sleep(0.01)
+        finally:
+            self.cancelled.set()
 
     async def raw(self, exchange: Exchange) -> None:
         match exchange.head.path:
@@ -382,3 +394,102 @@ async def test_drain_finishes_what_runs_and_tells_streams_at_its_bound(site: Sit
         assert site.draining
         assert await idle.rest() == b""
         assert b"data: cut" in await stream.rest()
+
+
+async def test_slow_body_of_an_asgi_request_is_cut(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(post("/app", b"0123456789")[:-5])
+        answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 408 "), answer
+
+
+async def test_asgi_body_that_breaks_off_is_answered(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(b"POST /app HTTP/1.1\r\nhost: hub\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await asyncio.sleep(0)
+        client.send(b"no chunk\r\n")
+        answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+
+
+async def test_answer_under_way_is_not_cut_by_what_a_closing_client_sends_behind_it(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(get("/app", "connection: close") + b"\x00\x01garbage\r\n\r\n")
+        answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert answer.count(b"HTTP/1.1") == 1, answer
+
+
+@pytest.mark.parametrize("behind", [get("/app"), get("/raw/x")], ids=["asgi", "raw"])
+async def test_client_that_leaves_is_noticed_though_another_request_waits_behind(site: Site, behind: bytes) -> None:
+    async with connected(site) as client:
+        client.send(get("/feed"))
+        await site.entered.wait()
+        client.send(behind)
+    async with asyncio.timeout(2):
+        await site.cancelled.wait()
+
+
+async def test_head_that_differs_in_the_http_version_alone_is_read_anew(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(get("/raw/stream"))
+        await client.answer()
+        client.send(get("/raw/stream").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        old = await client.rest()
+    assert b"transfer-encoding" not in old
+    assert old.endswith(b"\r\n\r\ndata: 0\n\ndata: 1\n\ndata: 2\n\n"), old
+
+
+async def test_interim_answer_never_stands_inside_a_stream(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(get("/raw/silent"))
+        await site.entered.wait()
+        client.send(post("/raw/x", b"body", "expect: 100-continue"))
+        async with asyncio.timeout(5):
+            received = await client.reader.readuntil(b": keep-alive\n\n\r\n")
+    assert b"100 Continue" not in received, received
+
+
+@pytest.mark.parametrize("path", ["/raw/x", "/app"])
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+async def test_upgrade_the_server_does_not_know_is_ignored_and_the_body_stays_a_body(
+    site: Site, path: str, upgrade: str
+) -> None:
+    inner = get("/raw/smuggled")
+    lines = (f"upgrade: {upgrade}", "connection: Upgrade, HTTP2-Settings", "http2-settings: AAMAAABk")
+    outer = post(path, inner, *lines)
+    async with connected(site) as client:
+        client.send(outer + outer)  # in one read
+        first, second = await client.answer(), await client.answer()
+        client.send(outer[: -len(inner)])  # head and body apart
+        for _ in range(50):  # turns of the loop that server and client share
+            await asyncio.sleep(0)
+        client.send(inner)
+        third = await client.answer()
+        client.send(get("/raw/next", "connection: close"))
+        rest = await client.rest()
+    assert [answer[0] for answer in (first, second, third)] == [200, 200, 200]
+    assert all(str(len(inner)).encode() in answer[2] for answer in (first, second, third))
+    assert rest.count(b"HTTP/1.1") == 1
+
+
+async def test_client_that_wants_to_upgrade_and_close_is_closed(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(post("/raw/x", b"body", "upgrade: h2c", "connection: close, Upgrade"))
+        answer = await client.rest()
+    assert answer.endswith(b"\r\n\r\nraw 4 "), answer
+
+
+async def test_tunnel_is_refused(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(b"CONNECT agent.example:443 HTTP/1.1\r\nhost: hub\r\n\r\n")
+        answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+
+
+@pytest.mark.parametrize("lines", ["gzip, chunked", "identity\r\ntransfer-encoding: chunked"])
+async def test_transfer_coding_other_than_chunked_is_refused(site: Site, lines: str) -> None:
+    async with connected(site) as client:
+        client.send(f"POST /raw/x HTTP/1.1\r\nhost: hub\r\ntransfer-encoding: {lines}\r\n\r\n0\r\n\r\n".encode())
+        answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer

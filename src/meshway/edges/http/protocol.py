@@ -25,7 +25,8 @@ __all__ = ["HubProtocol"]
 
 # How long a refused request may go on sending, so that its client gets to read the answer.
 _LINGER_S = 2.0
-_SINGLE = (b"host", b"origin", b"authorization", b"x-api-key")
+_SINGLE = (b"host", b"origin", b"authorization", b"x-api-key", b"transfer-encoding")
+_OF_UPGRADES = (b"upgrade", b"http2-settings")
 
 
 class HubProtocol(HttpToolsProtocol):
@@ -51,6 +52,8 @@ class HubProtocol(HttpToolsProtocol):
         self._incoming: Exchange | None = None
         self._body_parts: list[bytes] = []
         self._body_bytes = 0
+        # What is being answered; `cycle` is the last one begun, and stands behind it when the client pipelines.
+        self._answering: Exchange | RequestResponseCycle | None = None
         # Raw exchanges whose answers are not complete: one, or more when the client pipelines.
         self._open: list[Exchange] = []
         # The head of the last raw request, and the lines it was read from (see _repeats).
@@ -62,6 +65,8 @@ class HubProtocol(HttpToolsProtocol):
         self._worker: asyncio.Task[None] | None = None
         self._worker_waits: asyncio.Future[Exchange] | None = None
         self._worker_next: Exchange | None = None
+        # The head of a request that asks for an upgrade, without that wish: to be parsed in its place.
+        self._plain_head = b""
         # A request has begun and is not whole yet: since when, and how many bytes of head it has had.
         self._message_begun = False
         self._head_complete = False
@@ -91,6 +96,10 @@ class HubProtocol(HttpToolsProtocol):
         if self._worker is not None:
             self._worker.cancel()
         self.write_flow.resume()
+        # uvicorn tells the last cycle only, and whoever answers an earlier one would never hear of it.
+        if isinstance(self._answering, RequestResponseCycle):
+            self._tell_gone(self._answering)
+        self._answering = None
         if isinstance(self.cycle, Exchange):
             self.cycle = None
         super().connection_lost(exc)
@@ -110,16 +119,33 @@ class HubProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if self._incoming is None and not self._open and self._should_upgrade():
-                self.handle_websocket_upgrade()
-            return
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._reject_unless_done(cause if isinstance(cause, MeshwayError) else None)
-            return
-        if self._message_begun:
-            self._count_unfinished(len(data))
+            self._reject_unreadable(error)
+        else:
+            if self._message_begun:
+                self._count_unfinished(len(data))
+
+    def _read_without_upgrade(self, data: bytes) -> None:
+        """Go on with what follows heads that asked for an upgrade, which a server may ignore (RFC 9110, 7.8).
+
+        The parser believes that the bytes behind such a head are the other protocol's. Taken at its word, the body of a
+        POST (JDK clients ask for h2c with each) would be lost, or read as the next request.
+        """
+        while self._plain_head and not self._rejected:
+            data, self._plain_head = self._plain_head + data, b""
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                self._reject_unreadable(error)
+            else:
+                if self._message_begun:
+                    self._count_unfinished(len(data))
 
     def _count_unfinished(self, received: int) -> None:
         if not self._since:
@@ -155,9 +181,11 @@ class HubProtocol(HttpToolsProtocol):
         self._begin_raw(head)
 
     def _repeats(self, head: RequestHead) -> bool:
-        """Is this the head of the request before, to the byte, but for the value of Content-Length?"""
+        """Is this the head of the raw request before, to the byte, but for the value of Content-Length?"""
         lines, known, at = self.headers, self._head_lines, self._length_at
         if self.url != self._head_url or len(lines) != len(known) or self.parser.get_method() != head.method:
+            return False
+        if (self.parser.get_http_version() == "1.0") is not head.is_http_10:
             return False
         if lines == known:
             return True
@@ -179,6 +207,9 @@ class HubProtocol(HttpToolsProtocol):
         headers = dict(plain)
         if not self._admit(plain, headers):
             return None
+        if self.parser.should_upgrade():
+            self._plain_head = self._without_upgrade(plain)
+            return None
         path, _, query = self._target().partition(b"?")
         handler = self.runtime.routes.get(path[1:].partition(b"/")[0])
         expects_continue = headers.get(b"expect", b"").lower() == b"100-continue"
@@ -194,9 +225,24 @@ class HubProtocol(HttpToolsProtocol):
         self._length_at = names.index(b"content-length") if b"content-length" in names else len(names)
         return head
 
+    def _without_upgrade(self, lines: list[tuple[bytes, bytes]]) -> bytes:
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in lines:
+            if name == b"connection":
+                wishes = [wish for wish in value.split(b",") if wish.strip().lower() not in _OF_UPGRADES]
+                if wishes:
+                    head.append(b"connection: %b\r\n" % b",".join(wishes).strip())
+            elif name not in _OF_UPGRADES:
+                head.append(b"%b: %b\r\n" % (name, value))
+        head.append(b"\r\n")
+        return b"".join(head)
+
     def _admit(self, lines: list[tuple[bytes, bytes]], headers: dict[bytes, bytes]) -> bool:
         if len(headers) != len(lines) and (twice := _given_twice(lines)) is not None:
             self._reject(400, InvalidRequest(f"The {twice.decode()} header came twice; readers could disagree on it."))
+            return False
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            self._reject(400, InvalidRequest("The only transfer coding the hub reads is chunked, once."))
             return False
         if not self.url.startswith(b"/") and not self._names_own_host(headers):
             self._reject(400, InvalidRequest("The request's target names another host than its Host header."))
@@ -223,7 +269,7 @@ class HubProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._message_begun = False
         self._since = 0.0
-        if self._rejected:
+        if self._rejected or self._plain_head:
             return
         exchange = self._incoming
         if exchange is None:
@@ -264,16 +310,19 @@ class HubProtocol(HttpToolsProtocol):
                 return
         self._incoming = exchange
         self._body_bytes = 0
-        if head.expects_continue:
+        # Not into an earlier answer; who hears nothing sends the body all the same (RFC 9110, 10.1.1).
+        if head.expects_continue and (self._answering is None or self._answering.response_complete):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _start_asgi_task(self, cycle: Exchange | RequestResponseCycle, app: "ASGI3Application") -> None:
         if isinstance(cycle, Exchange):
             self._start_raw(cycle)
         else:
+            self._answering = cycle
             super()._start_asgi_task(cycle, app)
 
     def _start_raw(self, exchange: Exchange) -> None:
+        self._answering = exchange
         waits = self._worker_waits
         if waits is not None:
             self._worker_waits = None
@@ -359,35 +408,49 @@ class HubProtocol(HttpToolsProtocol):
         elif waited > self.limits.body_timeout_ms / 1000:
             self._reject(408, f"The request's body took longer than {self.limits.body_timeout_ms} ms.")
 
-    def _reject_unless_done(self, cause: MeshwayError | None) -> None:
-        error = cause or InvalidRequest("This is not an HTTP/1.1 request the hub can read.")
-        self._reject(EARLY_STATUS.get(error.code, 400), error)
+    def _reject_unreadable(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        refusal = cause if isinstance(cause, MeshwayError) else InvalidRequest("This is no HTTP/1.1 the hub can read.")
+        self._reject(EARLY_STATUS.get(refusal.code, 400), refusal)
 
     def _reject(self, status: int, error: MeshwayError | str) -> None:
         """Answer and close, unless an earlier answer is still on its way: then only close after it."""
         if self._rejected or self.transport.is_closing():
             return
         self._rejected = True
-        busy = bool(self._open) or (
-            self.cycle is not None and not self.cycle.response_complete and self.cycle.keep_alive
-        )
-        if busy:
-            for exchange in self._open:
-                exchange.keep_alive = False
-            if self.cycle is not None:
-                self.cycle.keep_alive = False
+        busy = self._answering
+        if isinstance(busy, RequestResponseCycle) and busy is self.cycle and busy.more_body:
+            # The application waits for a body of which no more will be read.
+            self._tell_gone(busy)
+            if busy.response_complete:
+                self._close_gently()
+                return
+            if busy.response_started:
+                self.transport.abort()
+                return
+        elif busy is not None and not busy.response_complete:
+            # What stands behind it in the pipeline is dropped with the connection.
+            busy.keep_alive = False
             return
         body = early_problem(status, error)
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
             STATUS_LINES[status], self.default_header_lines(), PROBLEM_TYPE, len(body),
         )  # fmt: skip
         self.transport.write(head + body)
+        self._close_gently()
+
+    def _close_gently(self) -> None:
         if self._message_begun and self.transport.can_write_eof():
             # Closing on bytes that nobody read resets the connection, and the answer is lost (RFC 9112, 9.6).
             self._lingering_since = self.loop.time()
             self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _tell_gone(self, cycle: RequestResponseCycle) -> None:
+        """The application's next read says that the client left, and what it still writes goes nowhere."""
+        cycle.disconnected = not cycle.response_complete
+        cycle.message_event.set()
 
     def _names_own_host(self, headers: dict[bytes, bytes]) -> bool:
         """RFC 9112, 3.2.2: an absolute target counts more than Host. The gate looks at Host, so they must agree."""
