@@ -48,7 +48,7 @@ RUNS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-# A planted fault only has to be found, not to be made small; by the same calls each time, so that chance cannot miss it.
+# A planted fault only has to be found, not to be made small, and by the same calls each time: chance might miss it.
 HUNTS = settings(
     RUNS,
     phases=[Phase.generate],
