@@ -1,5 +1,7 @@
 """What the hub accepts, what it reads, and what it refuses with which error."""
 
+import json
+
 import msgspec
 import pytest
 
@@ -176,6 +178,42 @@ def test_a_request_without_id_is_answered_with_null():
 def test_a_name_given_twice_cannot_hide_a_task_from_the_hub(body):
     inner = b'"messageId":"m","role":"ROLE_USER","parts":[{"text":"x"}]'
     assert code(body.replace(b"@M", b"{" + inner + b"}", 1).replace(b"@N", inner)) in (-32600, -32602)
+
+
+@pytest.mark.parametrize("name", ["TaskId", "TASKID", "taskid", "task_Id", "ta\u017fkId", "tas\u212aId"])
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("mine", [{}, {"taskId": "mine"}])
+def test_a_name_that_careless_parsers_read_as_the_task_s_cannot_hide_it(name, escaped, mine):
+    message = json.dumps(MESSAGE | mine | {name: "theirs"}, ensure_ascii=escaped).encode()
+    body = b'{"jsonrpc":"2.0","id":1,"method":"SendMessage","params":{"message":%b}}' % message
+    with pytest.raises(RequestRefused) as refused:
+        read_jsonrpc(body, version="1.0", content_type=JSON)
+    assert name in refused.value.error.detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"method": "GetTask", "params": {"id": "mine", "ID": "theirs"}},
+        {"method": "GetTask", "params": {"id": "mine"}, "Params": {"id": "theirs"}},
+        {"method": "GetTask", "params": {"id": "mine"}, "Method": "CancelTask"},
+        {"method": "SendMessage", "params": {"message": MESSAGE, "Message": MESSAGE | {"taskId": "theirs"}}},
+        {"method": "SendMessage", "params": {"message": MESSAGE}, "PARAMS": {"message": MESSAGE}},
+        {"method": "DeleteTaskPushNotificationConfig", "params": {"taskId": "mine", "id": "c", "TaskID": "theirs"}},
+    ],
+)
+def test_a_name_in_other_letters_cannot_replace_what_the_hub_checked(body):
+    with pytest.raises(RequestRefused) as refused:
+        read_jsonrpc(json.dumps({"jsonrpc": "2.0", "id": 1} | body).encode(), version="1.0", content_type=JSON)
+    assert refused.value.error.code in ("invalid_request", "malformed_body")
+
+
+@pytest.mark.parametrize("query", ["id=theirs", "ID=theirs", "taskId=theirs", "task_id=theirs", "name=tasks/theirs"])
+def test_the_query_cannot_name_another_task_than_the_path(query):
+    with pytest.raises(RequestRefused):
+        read_rest("GET", "/tasks/mine", query, b"", version="1.0", content_type=None)
+    repeated = query.replace("theirs", "mine") + "&historyLength=2"
+    assert read_rest("GET", "/tasks/mine", repeated, b"", version="1.0", content_type=None).task_id == "mine"
 
 
 def test_a_task_named_in_snake_case_is_seen():

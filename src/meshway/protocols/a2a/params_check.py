@@ -1,6 +1,5 @@
 """The shape of request params: the structs the hub reads them with, and what to tell a caller who got them wrong."""
 
-import re
 from typing import Any
 
 import msgspec
@@ -8,18 +7,12 @@ import msgspec
 from meshway.kernel.errors import FieldError
 from meshway.kernel.operations import AgentOperation
 from meshway.protocols.a2a.dialect import JSONRPC_0_3, REST_0_3, Dialect
-from meshway.protocols.jsonrpc import has_unique_names
 
-__all__ = ["MessageHead", "SendParams", "TaskParams", "find_faults", "is_suspicious", "repeated_name"]
+__all__ = ["MessageHead", "SendParams", "TaskParams", "find_faults"]
 
-_NONE = msgspec.Raw(b"")
 # ProtoJSON takes enum numbers as well as names.
 _ROLES_PROTO = frozenset({"ROLE_USER", "ROLE_AGENT", 1, 2})
 _ROLES_0_3 = frozenset({"user", "agent"})
-
-
-# The names under which a message refers to a task.
-_TASK_NAMES = re.compile(rb'task(?:Id|_id)"').findall
 
 
 class MessageHead(msgspec.Struct):
@@ -77,43 +70,6 @@ class TaskParams(msgspec.Struct):
     name: str | None = None
     configId: str | None = None  # noqa: N815
     config_id: str | None = None
-
-
-def is_suspicious(params: bytes, task_id: str | None) -> bool:
-    """A quick look: False means that nothing in these params can name another task than the one that was read.
-
-    A name may be given twice, in snake_case, or with an escaped letter.
-    """
-    names = _TASK_NAMES(params)
-    if names and (len(names) > 1 or task_id is None or names[0] != b'taskId"'):
-        return True
-    return b"\\" in params and b"\\u00" in params
-
-
-class _Layers(msgspec.Struct):
-    message: msgspec.Raw = _NONE
-    request: msgspec.Raw = _NONE
-    configuration: msgspec.Raw = _NONE
-
-
-_decode_layers = msgspec.json.Decoder(_Layers).decode
-
-
-def repeated_name(params: bytes, dialect: Dialect) -> str | None:
-    """The object, among those the hub reads, that holds one name twice. `params` were decoded before."""
-    if not params:
-        return None
-    if not has_unique_names(params):
-        return "params"
-    layers = _decode_layers(params)
-    message_name = "request" if dialect is REST_0_3 and bytes(layers.request) else "message"
-    for name, raw in (
-        (message_name, bytes(getattr(layers, message_name))),
-        ("configuration", bytes(layers.configuration)),
-    ):
-        if raw.startswith(b"{") and not has_unique_names(raw):
-            return name
-    return None
 
 
 def find_faults(params: bytes, operation: AgentOperation, dialect: Dialect) -> list[FieldError]:

@@ -28,13 +28,13 @@ from meshway.protocols.a2a.dialect import (
     Version,
     negotiate_version,
 )
+from meshway.protocols.a2a.names import check_envelope_names, check_names, check_query_names, is_suspicious
 from meshway.protocols.a2a.operations import METHODS_0_3, METHODS_1_0
-from meshway.protocols.a2a.params_check import SendParams, TaskParams, find_faults, is_suspicious, repeated_name
+from meshway.protocols.a2a.params_check import MessageHead, SendParams, TaskParams, find_faults
 from meshway.protocols.a2a.rest_paths import RestRoute, match_path
 from meshway.protocols.jsonrpc import (
     NULL_ID,
     EnvelopeInvalid,
-    has_unique_names,
     is_plain_envelope,
     malformed,
     read_envelope,
@@ -192,7 +192,7 @@ def read_rest(
 def _read_usual_send(body: bytes, extensions: str | None) -> A2ARequest | None:
     """A SendMessage of 1.0 with nothing odd about it, decoded in one pass; None for everything else, wrong or not.
 
-    Odd is whatever two parsers could read differently: a name given twice, in snake_case, or with an escaped letter.
+    Odd is whatever two parsers could read differently: a name given twice, in snake_case, in other letters.
     """
     try:
         envelope = _decode_usual(body)
@@ -205,7 +205,7 @@ def _read_usual_send(body: bytes, extensions: str | None) -> A2ARequest | None:
         return None
     if operation is None or envelope.jsonrpc != "2.0" or message is None or not message.is_whole(JSONRPC_1_0):
         return None
-    if message.task_id is not None or message.context_id is not None or _has_odd_names(body, message.taskId):
+    if message.task_id is not None or message.context_id is not None or _has_odd_names(body, message):
         return None
     configuration = envelope.params.configuration
     blocking = configuration is None or not (configuration.returnImmediately or configuration.return_immediately)
@@ -215,12 +215,15 @@ def _read_usual_send(body: bytes, extensions: str | None) -> A2ARequest | None:
     )  # fmt: skip
 
 
-def _has_odd_names(body: bytes, task_id: str | None) -> bool:
-    if body.count(b'"params"') != 1 or body.count(b'"method"') != 1 or body.count(b'"message"') != 1:
+def _has_odd_names(body: bytes, message: MessageHead) -> bool:
+    folded = body.lower()
+    if folded.count(b'"params"') != 1 or folded.count(b'"method"') != 1 or folded.count(b'"message"') != 1:
         return True
-    if body.count(b'"id"') != 1 or body.count(b'"jsonrpc"') != 1 or (b"\\" in body and b"\\u" in body):
+    if folded.count(b'"id"') != 1 or folded.count(b'"jsonrpc"') != 1 or (b"\\" in body and b"\\u" in body):
         return True
-    return not body.isascii() or is_suspicious(body, task_id)
+    if folded.count(b'contextid"') != (message.contextId is not None):
+        return True
+    return not body.isascii() or is_suspicious(body, message.taskId)
 
 
 def _nothing_at(path: str) -> str:
@@ -241,10 +244,10 @@ def _read_params(request: A2ARequest) -> None:
         if operation is _SEND or operation is _STREAM:
             _take_send(request, _decode_send(request.params))
             if is_suspicious(request.params, request.task_id):
-                _check_names(request)
+                check_names(request.params, operation, request.dialect)
         elif request.params or operation not in _TASKLESS:
             _take_task(request, _decode_task(request.params))
-            _check_names(request)
+            check_names(request.params, operation, request.dialect)
     except InvalidRequest as error:
         raise RequestRefused(error, request.dialect, request.request_id) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -266,6 +269,8 @@ def _read_rest_params(request: A2ARequest, route: RestRoute) -> None:
     request.task_id, request.config_id = route.task_id, route.config_id
     try:
         _check_ids(request)
+        if request.task_id is not None:
+            check_query_names(request.query, request.task_id, request.config_id)
     except InvalidRequest as error:
         raise RequestRefused(error, request.dialect) from None
 
@@ -375,20 +380,11 @@ def _check_ids(request: A2ARequest) -> None:
         raise InvalidRequest(f"invalid params: {faults[0].field} {faults[0].message}", fields=faults)
 
 
-def _check_names(request: A2ARequest) -> None:
-    """Refuse params with members that two parsers could read differently."""
-    repeated = repeated_name(request.params, request.dialect)
-    if repeated is not None:
-        raise InvalidRequest(
-            f"{repeated} holds the same name twice; which one counts would be left to chance",
-            fields=[FieldError(repeated, "must not hold a name twice")],
-        )
-
-
 def _check_envelope(request: A2ARequest) -> None:
-    if not has_unique_names(request.body):
-        error = EnvelopeInvalid("the request holds the same name twice; which one counts would be left to chance")
-        raise RequestRefused(error, request.dialect, request.request_id)
+    try:
+        check_envelope_names(request.body)
+    except MalformedBody as error:
+        raise RequestRefused(error, request.dialect, request.request_id) from None
 
 
 def _one_of(camel: str | None, snake: str | None, field: str) -> str | None:
