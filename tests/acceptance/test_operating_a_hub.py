@@ -88,6 +88,9 @@ async def test_every_room_shows_its_figures(hub: HubProcess) -> None:
 async def test_names_that_callers_invent_do_not_become_labels(hub: HubProcess) -> None:
     for number in range(5):
         await say(hub, "POST", f"/a2a/invented-{number}", SEND, headers=V10)
+        await say(hub, "POST", f"/a2a/invented-{number}", b"{no json", headers=V10)
+        await say(hub, "POST", f"/a2a/invented-{number}", SEND, headers={"A2A-Version": "99.0"})
+        await say(hub, "GET", f"/a2a/invented-{number}/.well-known/agent-card.json")
         await say(hub, "GET", f"/v1/agents/invented-{number}")
     assert "invented" not in (await say(hub, "GET", "/metrics")).body.decode()
 

@@ -213,6 +213,7 @@ def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2A
             credentials_of=shown_credentials,
             authenticate=ground.keys.authenticate,
             trace_of=_trace_of(tracer),
+            is_agent=lambda agent_id: places.directory.get(agent_id) is not None,
             clock=ground.clock,
             metrics=ground.metrics,
         )

@@ -81,6 +81,7 @@ class A2AEdge:
         started = services.clock.monotonic_ms()
         request: A2ARequest | None = None
         method, outcome = "unknown", "ok"
+        is_known = services.is_agent(head.agent)
         self._meter.in_flight += 1
         try:
             if head.card is not None:
@@ -88,6 +89,8 @@ class A2AEdge:
                 self._card(exchange, head.agent, head.card)
                 return
             principal = self._principal(exchange.head, head)
+            if not is_known:
+                raise AgentNotFound(f"There is no agent {head.agent!r} at this hub.", agent=head.agent)
             request = _read(exchange, head)
             method = request.operation.value
             await self._answer(exchange, head, request, principal)
@@ -105,8 +108,9 @@ class A2AEdge:
         finally:
             self._meter.in_flight -= 1
             # An unknown agent's name is the caller's text: as a label it would grow without bound.
-            label = "" if outcome == AgentNotFound.code else head.agent
-            self._meter.count(label, method, outcome, (services.clock.monotonic_ms() - started) / 1000)
+            self._meter.count(
+                head.agent if is_known else "", method, outcome, (services.clock.monotonic_ms() - started) / 1000
+            )
 
     def _principal(self, request_head: RequestHead, head: _CallHead) -> Principal:
         if head.credentials is None:

@@ -24,5 +24,7 @@ class A2AServices:
     credentials_of: Callable[[Mapping[bytes, bytes]], Credentials]
     authenticate: Callable[[Credentials], Principal]
     trace_of: Callable[[Mapping[bytes, bytes]], tuple[tuple[bytes, bytes], ...]]
+    # Is there an agent of this id at this moment?
+    is_agent: Callable[[str], bool]
     clock: Clock
     metrics: Metrics

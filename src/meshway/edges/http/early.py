@@ -16,7 +16,8 @@ EARLY_STATUS = {"forbidden": 403, "invalid_request": 400, "payload_too_large": 4
 def early_problem(status: int, error: MeshwayError | str) -> bytes:
     """The document's bytes; a text instead of an error is one the tree has no leaf for (a bug, a time-out)."""
     code, detail = ("http_error", error) if isinstance(error, str) else (error.code, error.detail)
+    kind = "about:blank" if isinstance(error, str) else f"urn:meshway:problem:{code}"
     title = HTTPStatus(status).phrase
     return msgspec.json.encode(
-        {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, "errors": []}
+        {"type": kind, "title": title, "status": status, "detail": detail, "code": code, "errors": []}
     )
