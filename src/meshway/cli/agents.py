@@ -11,7 +11,7 @@ from rich.text import Text
 
 from meshway.cli.failure import Failure
 from meshway.cli.hub import HubOptions, connect, hub_options, run
-from meshway.cli.output import STATE_STYLES, console, print_json, print_table, table
+from meshway.cli.output import STATE_STYLES, console, print_json, print_table, shown, table
 from meshway.client import Page, RegisteredAgent
 
 __all__ = ["command"]
@@ -233,8 +233,8 @@ def _print_agents(agents: Sequence[RegisteredAgent]) -> None:
             _state(agent.state),
             str(len(agent.instances)),
             str(sum(each.in_flight for each in agent.instances)),
-            Text(", ".join(skill.id for skill in agent.skills)),
-            Text(_short(agent.description)),
+            shown(", ".join(skill.id for skill in agent.skills)),
+            shown(_short(agent.description)),
         )
     print_table(rows)
 
@@ -242,9 +242,9 @@ def _print_agents(agents: Sequence[RegisteredAgent]) -> None:
 def _print_agent(agent: RegisteredAgent, hub_url: str) -> None:
     facts = table("", "")
     facts.show_header = False
-    facts.add_row("agent", Text(f"{agent.id} ({agent.name})"))
+    facts.add_row("agent", shown(f"{agent.id} ({agent.name})"))
     facts.add_row("state", _state(agent.state))
-    facts.add_row("description", Text(agent.description))
+    facts.add_row("description", shown(agent.description))
     facts.add_row("A2A address", Text(f"{hub_url}/a2a/{agent.id}"))
     facts.add_row(
         "registered", Text(f"{agent.registered_at}" + (f" by {agent.registered_by}" if agent.registered_by else ""))
@@ -252,7 +252,7 @@ def _print_agent(agent: RegisteredAgent, hub_url: str) -> None:
     facts.add_row("last seen", agent.last_seen or "never")
     for skill in agent.skills:
         facts.add_row(
-            "skill", Text(f"{skill.id}: {skill.description}" + (f" [{', '.join(skill.tags)}]" if skill.tags else ""))
+            "skill", shown(f"{skill.id}: {skill.description}" + (f" [{', '.join(skill.tags)}]" if skill.tags else ""))
         )
     print_table(facts)
     console().print()

@@ -7,6 +7,7 @@ import click
 from meshway.cli.failure import Failure
 from meshway.cli.hub import HubOptions, connect, hub_options, run
 from meshway.cli.output import print_json
+from meshway.cli.printable import printable
 from meshway.cli.stream_view import StreamView, open_stream_view
 from meshway.client import Answer, MeshwayClient
 
@@ -91,7 +92,8 @@ def _show_answer(agent: str, answer: Answer, *, as_json: bool) -> None:
     if as_json:
         print_json(answer.raw)
     elif answer.state not in _FAILED_STATES:
-        click.echo(answer.text or f"({agent} answered without text; --json shows what it sent)")
+        text = printable(answer.text) if sys.stdout.isatty() else answer.text
+        click.echo(text or f"({agent} answered without text; --json shows what it sent)")
     _judge(agent, answer.state, reason=answer.text, task_id=answer.task_id)
 
 

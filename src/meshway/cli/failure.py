@@ -5,6 +5,8 @@ from typing import IO
 
 import click
 
+from meshway.cli.printable import printable
+
 __all__ = ["EXIT_CODES", "EXIT_DENIED", "EXIT_FAILED", "EXIT_NOT_FOUND", "EXIT_UNREACHABLE", "JSON_KEY", "Failure"]
 
 EXIT_FAILED = 1
@@ -41,6 +43,6 @@ class Failure(click.ClickException):
             error = {"code": self.code, "detail": self.message, "hint": self.hint}
             click.echo(json.dumps({"error": error}), err=True)
             return
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {self.message}", err=True)
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {printable(self.message)}", err=True)
         if self.hint:
             click.echo(f"  {self.hint}", err=True)

@@ -78,7 +78,7 @@ async def connect(hub: HubOptions) -> AsyncIterator[MeshwayClient]:
     try:
         client = MeshwayClient(hub.url, hub.api_key)
     except ValueError as error:
-        raise Failure(str(error), hint="An address looks like http://127.0.0.1:7070.", exit_code=2) from error
+        raise Failure(str(error), exit_code=2) from error
     try:
         async with client:
             yield client

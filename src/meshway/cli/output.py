@@ -7,12 +7,20 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["STATE_STYLES", "console", "print_json", "print_table", "table"]
+from meshway.cli.printable import printable
+
+__all__ = ["STATE_STYLES", "console", "print_json", "print_table", "shown", "table"]
 
 STATE_STYLES = {"online": "green", "suspect": "yellow", "draining": "cyan", "offline": "red"}
 # In a pipe there is no width to fit; a table is then as wide as its content, up to this.
 _PIPED_WIDTH = 240
+
+
+def shown(text: str) -> Text:
+    """`text` of somebody else for a table: no markup is read in it, and it cannot steer the terminal."""
+    return Text(printable(text))
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from meshway.cli.output import console
+from meshway.cli.output import console, shown
+from meshway.cli.printable import printable
 from meshway.client import EventKind, StreamEvent
 
 __all__ = ["JsonStreamView", "LiveStreamView", "PlainStreamView", "StreamView", "open_stream_view"]
@@ -121,8 +122,8 @@ class LiveStreamView(_View):
     ) -> None:
         self._live.stop()
         if self._said:
-            self._console.print(Text(self._said))
-        self._console.print(Text(self._summary(), style="dim"))
+            self._console.print(shown(self._said))
+        self._console.print(Text(printable(self._summary()), style="dim"))
 
     def show(self, event: StreamEvent) -> None:
         self._events += 1
@@ -141,8 +142,8 @@ class LiveStreamView(_View):
         """The end of a long answer: a live area cannot be taller than the terminal."""
         lines_max = max(self._console.height - 4, 3)
         tail = self._said.splitlines()[-lines_max:]
-        self._spinner.update(text=Text(self._summary(), style="dim"))
-        return Group(Text("\n".join(tail)), self._spinner) if tail else self._spinner
+        self._spinner.update(text=Text(printable(self._summary()), style="dim"))
+        return Group(shown("\n".join(tail)), self._spinner) if tail else self._spinner
 
     def _summary(self) -> str:
         parts = [

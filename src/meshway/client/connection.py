@@ -50,7 +50,7 @@ class HubConnection:
 
     def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
         self.url = _checked_url(url or os.environ.get("MESHWAY_URL") or DEFAULT_URL)
-        key = api_key or os.environ.get("MESHWAY_API_KEY")
+        key = _checked_key(api_key or os.environ.get("MESHWAY_API_KEY") or "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(
             base_url=self.url,
@@ -211,6 +211,14 @@ def _checked_url(url: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"{url!r} is no address of a hub; write it as {DEFAULT_URL}")
     return url.rstrip("/")
+
+
+def _checked_key(key: str) -> str:
+    # Files and variables often end in a line break. The text itself is never shown.
+    plain = key.strip()
+    if not (plain.isascii() and (plain.isprintable() or not plain)):
+        raise ValueError("the API key (MESHWAY_API_KEY) holds a line break or another character that no key has")
+    return plain
 
 
 def _is_loopback(url: str) -> bool:

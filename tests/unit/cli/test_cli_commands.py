@@ -172,6 +172,33 @@ def test_agents_list_is_a_table_with_one_row_an_agent(hub):
     assert "invoices [and] answers" in row
 
 
+def test_what_agents_say_of_themselves_cannot_steer_the_terminal(hub):
+    hostile = "good\x1b[31m\x1b]0;title\x07\u202eliated\x9b2J"
+    hub.answers["GET /v1/agents/billing"] = (200, AGENT | {"name": hostile, "description": hostile})
+    hub.answers["GET /v1/agents"] = (200, {"items": [AGENT | {"description": hostile}], "next_cursor": None})
+    hub.answers["POST /a2a/billing"] = answer(
+        {
+            "task": {
+                "id": "t",
+                "status": {"state": "TASK_STATE_FAILED", **status("FAILED", hostile)["statusUpdate"]["status"]},
+            }
+        }
+    )
+    for command in (("agents", "show", "billing"), ("agents", "list"), ("call", "billing", "x")):
+        result = meshway(*command)
+        assert "good" in result.output
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(result.output), command
+
+
+@pytest.mark.parametrize(("key", "exit_code"), [("mw_key\n", 0), ("mw\nsecret", 2), ("mw_s\u00e9cret", 2)])
+def test_a_key_that_is_none_is_refused_without_showing_it(hub, monkeypatch, key, exit_code):
+    hub.answers["GET /v1/agents"] = (200, {"items": [AGENT], "next_cursor": None})
+    monkeypatch.setenv("MESHWAY_API_KEY", key)
+    result = meshway("agents", "list")
+    assert result.exit_code == exit_code
+    assert "cret" not in result.output
+
+
 def test_agents_list_with_json_has_the_apis_shape_and_says_there_is_more(hub):
     hub.answers["GET /v1/agents"] = (200, {"items": [AGENT], "next_cursor": "c2"})
     shown = json.loads(meshway("agents", "list", "--json").stdout)
