@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from meshway.gateway.ports import Credentials
 from meshway.kernel.principal import Principal
-from meshway.security.credentials import credentials_of
+from meshway.security.credentials import credentials_of, read_credentials
 from meshway.security.hosts import HostRules
 from meshway.security.keys import KeyRing
 
@@ -34,7 +34,7 @@ def shown_credentials(headers: Mapping[bytes, bytes]) -> Credentials:
 
 def principal_of_pairs(keys: KeyRing) -> Callable[[Sequence[tuple[bytes, bytes]]], Principal]:
     """For the control plane."""
-    return lambda pairs: keys.authenticate(shown_credentials(dict(pairs)))
+    return lambda pairs: keys.authenticate(read_credentials(pairs))
 
 
 def base_url_of(public_url: str | None, own_url: str) -> Callable[[bytes], str]:

@@ -10,11 +10,3 @@ class Deadline(msgspec.Struct, frozen=True):
 
     at_ms: float
     timeout_ms: int
-
-    @classmethod
-    def after(cls, timeout_ms: int, monotonic_ms: float) -> "Deadline":
-        return cls(monotonic_ms + timeout_ms, timeout_ms)
-
-    def remaining_ms(self, monotonic_ms: float) -> float:
-        """Milliseconds left, 0 when over."""
-        return max(0.0, self.at_ms - monotonic_ms)
