@@ -5,6 +5,7 @@ import asyncio
 from meshway.kernel.errors import Draining, Forbidden, TooManyInFlight
 from meshway.kernel.ids import AgentId
 from meshway.kernel.principal import Principal
+from meshway.messaging.channel import Channel
 from meshway.registry.values import Agent
 
 __all__ = ["Admission"]
@@ -57,6 +58,20 @@ class Admission:
         """See agents and tasks: any key with a scope may. Raises: Forbidden."""
         if not principal.scopes:
             raise Forbidden(f"Key {principal.id!r} has no scope; seeing agents needs 'call', 'serve:...' or 'admin'.")
+
+    def admit_channel(self, principal: Principal) -> None:
+        """Send, read, lease, settle, ask and answer on channels. Raises: Forbidden."""
+        if not principal.may_call:
+            raise Forbidden(f"Key {principal.id!r} may not use channels; that needs the scope 'call'.")
+
+    def admit_channel_owner(self, principal: Principal, channel: Channel) -> None:
+        """Change, purge, redrive or delete a channel: who made it, or an admin. Raises: Forbidden."""
+        self.admit_channel(principal)
+        if not principal.is_admin and channel.owner is not None and channel.owner != principal.id:
+            raise Forbidden(
+                f"{channel.kind.value} channel {channel.name!r} was made by another key; "
+                "that needs this key, or the scope 'admin'."
+            )
 
     def admit_admin(self, principal: Principal) -> None:
         """Administer the hub. Raises: Forbidden."""

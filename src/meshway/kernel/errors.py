@@ -12,7 +12,10 @@ MeshwayError
 │   ├── NotFound           not_found
 │   │   ├── AgentNotFound  agent_not_found
 │   │   ├── TaskNotFound   task_not_found          also: somebody else's task
-│   │   └── KeyNotFound    key_not_found
+│   │   ├── KeyNotFound    key_not_found
+│   │   ├── ChannelNotFound channel_not_found
+│   │   ├── ReaderNotFound reader_not_found        a stream has no reader of that name
+│   │   └── BlobNotFound   blob_not_found          never stored, or its time is over
 │   ├── Conflict           conflict                the state has changed, or the name is taken
 │   ├── OperationUnsupported operation_unsupported this agent, or this state of it, cannot do that
 │   ├── ExtendedCardMissing extended_card_missing  this agent has no card beyond its public one
@@ -22,11 +25,13 @@ MeshwayError
 │   ├── TooManyInFlight    too_many_in_flight      the hub or the agent has as many calls as it takes
 │   ├── StorageFull        storage_full            the disk is full; reading goes on
 │   ├── CapacityReached    capacity_reached        a configured maximum of kept things
+│   ├── ChannelFull        channel_full            a queue or stream is at a limit of its settings
 │   └── Draining           draining                the hub is shutting down
 ├── UpstreamError          the other side (may_have_acted)
 │   ├── UpstreamUnreachable upstream_unreachable   no instance took the call
 │   ├── UpstreamBroken     upstream_broken         the connection broke under the call
 │   ├── UpstreamInvalid    upstream_invalid        the answer is not what the protocol demands
+│   ├── ResponderMissing   no_responder            nobody answers commands or queries on this channel
 │   └── DeadlineExceeded   deadline_exceeded       the caller's time was up
 └── EngineError            ours
     ├── EngineUnavailable  engine_unavailable      the store cannot be reached, or refuses writes until a restart
@@ -37,14 +42,17 @@ MeshwayError
 Every leaf has a stable `code`; each protocol has one table from codes to its own errors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
     "AgentNotFound",
+    "BlobNotFound",
     "CallerError",
     "CapacityReached",
+    "ChannelFull",
+    "ChannelNotFound",
     "Conflict",
     "ContentTypeUnsupported",
     "DataDirLocked",
@@ -65,6 +73,8 @@ __all__ = [
     "NotFound",
     "OperationUnsupported",
     "PayloadTooLarge",
+    "ReaderNotFound",
+    "ResponderMissing",
     "SchemaTooNew",
     "StorageFull",
     "StoreCorrupt",
@@ -101,6 +111,7 @@ class MeshwayError(Exception):
         retry_after_ms: int | None = None,
         agent: str | None = None,
         may_have_acted: bool = False,
+        extensions: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -108,6 +119,8 @@ class MeshwayError(Exception):
         self.retry_after_ms = retry_after_ms
         self.agent = agent
         self.may_have_acted = may_have_acted
+        # Further members of a problem document (RFC 9457, 3.2): what became of the rest of a batch.
+        self.extensions = dict(extensions or {})
 
 
 class CallerError(MeshwayError):
@@ -158,6 +171,18 @@ class KeyNotFound(NotFound):
     code = "key_not_found"
 
 
+class ChannelNotFound(NotFound):
+    code = "channel_not_found"
+
+
+class ReaderNotFound(NotFound):
+    code = "reader_not_found"
+
+
+class BlobNotFound(NotFound):
+    code = "blob_not_found"
+
+
 class Conflict(CallerError):
     code = "conflict"
 
@@ -194,6 +219,10 @@ class CapacityReached(LimitError):
     code = "capacity_reached"
 
 
+class ChannelFull(LimitError):
+    code = "channel_full"
+
+
 class Draining(LimitError):
     code = "draining"
 
@@ -212,6 +241,10 @@ class UpstreamBroken(UpstreamError):
 
 class UpstreamInvalid(UpstreamError):
     code = "upstream_invalid"
+
+
+class ResponderMissing(UpstreamError):
+    code = "no_responder"
 
 
 class DeadlineExceeded(UpstreamError):

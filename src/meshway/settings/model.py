@@ -8,6 +8,7 @@ from meshway.edges.http.settings import HttpSettings
 from meshway.edges.rest.settings import RestSettings
 from meshway.engine.embedded.settings import EmbeddedSettings
 from meshway.gateway.settings import GatewaySettings
+from meshway.messaging.settings import MessagingSettings
 from meshway.observability.settings import LogSettings
 from meshway.registry.settings import RegistrySettings
 from meshway.registry.values import AgentSettings
@@ -84,6 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     routing: RoutingSettings = RoutingSettings()
     # Tasks and who owns them.
     tasks: TaskSettings = TaskSettings()
+    # Messages and channels.
+    messaging: MessagingSettings = MessagingSettings()
     # What holds for every call.
     gateway: GatewaySettings = GatewaySettings()
     # The HTTP server.

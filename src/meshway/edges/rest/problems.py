@@ -25,7 +25,10 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 # Total over kernel.errors: a test compares it with error_leaves().
 STATUS_BY_CODE: Mapping[str, int] = {
     "agent_not_found": 404,
+    "blob_not_found": 404,
     "capacity_reached": 429,
+    "channel_full": 429,
+    "channel_not_found": 404,
     "conflict": 409,
     "content_type_unsupported": 415,
     "data_dir_locked": 503,
@@ -38,10 +41,12 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "key_not_found": 404,
     "malformed_body": 400,
     "method_unknown": 405,
+    "no_responder": 503,
     "not_found": 404,
     "operation_unsupported": 400,
     "extended_card_missing": 400,
     "payload_too_large": 413,
+    "reader_not_found": 404,
     "schema_too_new": 503,
     "storage_full": 507,
     "store_corrupt": 503,

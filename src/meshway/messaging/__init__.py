@@ -1,0 +1,1 @@
+"""Channels: named paths for messages of five kinds, on the engine's primitives."""

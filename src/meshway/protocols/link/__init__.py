@@ -1,0 +1,1 @@
+"""The hub's WebSocket protocol at `/v1/ws`: frames without I/O, the same for hub and SDK."""

@@ -1,0 +1,280 @@
+"""Frames of `/v1/ws`: one JSON object a text message, told apart by `type`. Described for people in docs/reference.
+
+A connection carries many subscriptions. The client names each by an `id` of its own and grants credit: the hub sends
+at most as many messages as it was granted, and one that is not granted any gets none. Requests of the client that have
+an answer carry a `ref` of its own, which the answer repeats. An `Error` names the `id` or `ref` it belongs to; one with
+neither ends the connection. Times are RFC 3339 UTC; unknown members are ignored, unknown types are an error.
+
+Documents of messages are `msgspec.Raw` here: the hub passes them on as they are stored.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from meshway.messaging.receipts import Receipt
+from meshway.messaging.settlements import SettlementItem
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Accepted",
+    "Ack",
+    "Acked",
+    "ClientFrame",
+    "Credit",
+    "Deliveries",
+    "Delivery",
+    "Draining",
+    "Error",
+    "HubFrame",
+    "Messages",
+    "Missed",
+    "Ping",
+    "Pong",
+    "Publish",
+    "Replied",
+    "Reply",
+    "Request",
+    "RequestItem",
+    "Requests",
+    "Response",
+    "Settle",
+    "Settled",
+    "Subscribe",
+    "Subscribed",
+    "Unsubscribe",
+    "Unsubscribed",
+    "Welcome",
+]
+
+# Sent in Welcome; raised when a client of before could misread the hub.
+PROTOCOL_VERSION = 1
+
+Kind = Literal["events", "streams", "queues", "commands", "queries"]
+
+
+# --- client to hub ---
+
+
+class Subscribe(msgspec.Struct, kw_only=True, tag="subscribe", tag_field="type"):
+    """Begin a subscription. `channel` may be a pattern for events, streams, commands and queries.
+
+    events: `group` shares. streams: `start` as `from=` of REST, or `cursor` to go on where a subscription stopped, or
+    `reader` for the position the hub keeps. queues: each delivery takes one credit, whatever becomes of it. commands,
+    queries: this connection answers.
+    """
+
+    id: str
+    kind: Kind
+    channel: str
+    credit: int = 0
+    group: str | None = None
+    start: str | None = msgspec.field(default=None, name="from")
+    cursor: str | None = None
+    reader: str | None = None
+
+
+class Credit(msgspec.Struct, kw_only=True, tag="credit", tag_field="type"):
+    """Grant so many more messages to a subscription."""
+
+    id: str
+    messages: int
+
+
+class Unsubscribe(msgspec.Struct, kw_only=True, tag="unsubscribe", tag_field="type"):
+    id: str
+
+
+class Settle(msgspec.Struct, kw_only=True, tag="settle", tag_field="type"):
+    ref: str
+    queue: str
+    settlements: list[SettlementItem]
+
+
+class Ack(msgspec.Struct, kw_only=True, tag="ack", tag_field="type"):
+    """A reader of a stream has everything up to `sequence`."""
+
+    ref: str
+    channel: str
+    reader: str
+    sequence: int
+
+
+class Reply(msgspec.Struct, kw_only=True, tag="reply", tag_field="type"):
+    """The answer to a request. `executed` False with `error`: not done, and why."""
+
+    ref: str
+    request_id: str
+    executed: bool = True
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: str | None = None
+
+
+class Publish(msgspec.Struct, kw_only=True, tag="publish", tag_field="type"):
+    """Send to events, append to streams or put into queues; `messages` as in the body of a post."""
+
+    ref: str
+    kind: Kind
+    channel: str
+    messages: msgspec.Raw
+
+
+class Request(msgspec.Struct, kw_only=True, tag="request", tag_field="type"):
+    """Send a command or query and wait for the reply."""
+
+    ref: str
+    kind: Kind
+    channel: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    attributes: dict[str, str] | None = None
+    timeout_ms: int | None = None
+    cache_key: str | None = None
+    cache_ttl_ms: int | None = None
+
+
+class Ping(msgspec.Struct, kw_only=True, tag="ping", tag_field="type"):
+    """For clients that cannot send WebSocket pings (browsers)."""
+
+    ref: str = ""
+
+
+ClientFrame = Subscribe | Credit | Unsubscribe | Settle | Ack | Reply | Publish | Request | Ping
+
+
+# --- hub to client ---
+
+
+class Welcome(msgspec.Struct, kw_only=True, tag="welcome", tag_field="type"):
+    """The first frame. The hub pings after `ping_interval_ms` of silence and gives up after three times that."""
+
+    protocol: int
+    hub: str
+    ping_interval_ms: int
+    frame_bytes_max: int
+    subscriptions_max: int
+
+
+class Subscribed(msgspec.Struct, kw_only=True, tag="subscribed", tag_field="type"):
+    """Active: what is sent from here on arrives."""
+
+    id: str
+
+
+class Messages(msgspec.Struct, kw_only=True, tag="messages", tag_field="type"):
+    """Events or stream messages. `cursor` (streams) goes on after the last one of them."""
+
+    id: str
+    messages: list[msgspec.Raw]
+    cursor: str | None = None
+
+
+class Missed(msgspec.Struct, kw_only=True, tag="missed", tag_field="type"):
+    """This subscriber was too slow: so many events are gone at this place; None when the number is not known."""
+
+    id: str
+    missed: int | None
+
+
+class Delivery(msgspec.Struct, kw_only=True):
+    delivery_id: str
+    attempt: int
+    lease_until: str
+    message: msgspec.Raw
+
+
+class Deliveries(msgspec.Struct, kw_only=True, tag="deliveries", tag_field="type"):
+    id: str
+    deliveries: list[Delivery]
+
+
+class RequestItem(msgspec.Struct, kw_only=True):
+    """One request to answer before `deadline`; `message` is its document."""
+
+    request_id: str
+    deadline: str
+    timeout_ms: int
+    message: msgspec.Raw
+
+
+class Requests(msgspec.Struct, kw_only=True, tag="requests", tag_field="type"):
+    id: str
+    requests: list[RequestItem]
+
+
+class Settled(msgspec.Struct, kw_only=True, tag="settled", tag_field="type"):
+    """`done` or `stale` for each settlement, in order."""
+
+    ref: str
+    outcomes: list[str]
+
+
+class Acked(msgspec.Struct, kw_only=True, tag="acked", tag_field="type"):
+    """The reader's position now; never behind what was acknowledged before."""
+
+    ref: str
+    sequence: int
+
+
+class Replied(msgspec.Struct, kw_only=True, tag="replied", tag_field="type"):
+    """`done`, or `stale`: nobody waits for this answer any more."""
+
+    ref: str
+    outcome: str
+
+
+class Accepted(msgspec.Struct, kw_only=True, tag="accepted", tag_field="type"):
+    ref: str
+    receipts: list[Receipt]
+
+
+class Response(msgspec.Struct, kw_only=True, tag="response", tag_field="type"):
+    """The reply to a request; `cache` is hit, miss or off."""
+
+    ref: str
+    executed: bool
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: str | None = None
+    cache: str = "off"
+
+
+class Unsubscribed(msgspec.Struct, kw_only=True, tag="unsubscribed", tag_field="type"):
+    """Nothing more comes under this id; it may be used again."""
+
+    id: str
+
+
+class Pong(msgspec.Struct, kw_only=True, tag="pong", tag_field="type"):
+    ref: str = ""
+
+
+class Draining(msgspec.Struct, kw_only=True, tag="draining", tag_field="type"):
+    """The hub shuts down within `within_ms`: settle what you hold, then connect again, elsewhere if you can."""
+
+    within_ms: int
+
+
+class Error(msgspec.Struct, kw_only=True, tag="error", tag_field="type"):
+    """`problem` is the same RFC 9457 document as over HTTP."""
+
+    problem: msgspec.Raw
+    id: str | None = None
+    ref: str | None = None
+
+
+HubFrame = (
+    Welcome
+    | Subscribed
+    | Messages
+    | Missed
+    | Deliveries
+    | Requests
+    | Settled
+    | Acked
+    | Replied
+    | Accepted
+    | Response
+    | Unsubscribed
+    | Pong
+    | Draining
+    | Error
+)
