@@ -48,7 +48,10 @@ class GiveUp:
 def decide_after_failure(
     policy: RetryPolicy, attempt: int, *, reason: str, now_ms: int, chance: float, delay_ms: int | None = None
 ) -> RetryAt | GiveUp:
-    """Choose between another attempt and giving up; the attempt that just failed counts. `delay_ms` is the holder's wish."""
+    """Choose between another attempt and giving up; the attempt that just failed counts.
+
+    `delay_ms` is the wish of the holder; it stands for the back-off, never for the maximum.
+    """
     if attempt >= policy.attempts_max:
         return GiveUp(f"attempt {attempt} of {policy.attempts_max} failed: {reason or 'no reason given'}")
     wait_ms = policy.backoff_ms(attempt, chance) if delay_ms is None else delay_ms

@@ -49,7 +49,7 @@ class Origin:
 
 @dataclass(slots=True)
 class Payload:
-    """The data of one message, checked. `member` is its member of the document; `content` the bytes where they are large.
+    """The data of one message, checked: its member of the document, or its `content` where that is large.
 
     `encoding`: json or bytes.
     """
