@@ -52,6 +52,7 @@ class Site:
             settings=SETTINGS,
             metrics=NullMetrics(),
             report_crash=lambda path, error: self.crashes.append(path),
+            data_route=lambda method, path: self.wait if (method, path) == (b"GET", b"/feed/wait") else None,
         )
         app = Starlette(routes=[Route("/app", self.app, methods=["GET", "POST"]), Route("/feed", self.feed)])
         self.server = HubServer(app, self.runtime, on_drain=self.note_drain)
@@ -75,6 +76,14 @@ class Site:
                 await asyncio.sleep(0.01)
         finally:
             self.cancelled.set()
+
+    async def wait(self, exchange: Exchange) -> None:
+        """A feed that knows of the drain."""
+        with exchange.until_drain() as wait:
+            exchange.start_stream(200, b"text/event-stream")
+            await self._slow(exchange)
+        assert wait.ended
+        exchange.end()
 
     async def raw(self, exchange: Exchange) -> None:
         match exchange.head.path:
@@ -493,3 +502,31 @@ async def test_transfer_coding_other_than_chunked_is_refused(site: Site, lines: 
         client.send(f"POST /raw/x HTTP/1.1\r\nhost: hub\r\ntransfer-encoding: {lines}\r\n\r\n0\r\n\r\n".encode())
         answer = await client.rest()
     assert answer.startswith(b"HTTP/1.1 400 "), answer
+
+
+async def test_data_route_is_asked_by_method_and_path(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(post("/feed/wait", b""))
+        assert (await client.answer())[0] == 404
+        client.send(get("/feed/wait"))
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_feed_ends_as_soon_as_the_hub_drains(site: Site) -> None:
+    async with connected(site) as stream, connected(site) as late:
+        stream.send(get("/feed/wait"))
+        await site.entered.wait()
+        late.send(get("/raw/silent"))
+        await late.reader.readuntil(b"\r\n\r\n")
+        site.server.handle_exit(15, None)
+        assert (await stream.rest()).endswith(b"0\r\n\r\n")
+        assert late.reader._buffer == b""  # the one that does not listen goes on to the bound
+
+
+async def test_client_that_leaves_a_feed_frees_it_though_the_feed_waits_for_the_drain(site: Site) -> None:
+    async with connected(site) as client:
+        client.send(get("/feed/wait"))
+        await site.entered.wait()
+    async with asyncio.timeout(1):
+        await site.cancelled.wait()
+    assert site.crashes == []

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
+from meshway.edges.http.drain import DrainSignal, UntilDrain
 from meshway.edges.http.flow import WriteFlow
 
 __all__ = ["STATUS_LINES", "Exchange", "ExchangeHandler", "ExchangeOwner", "HeaderPairs", "RequestHead"]
@@ -16,7 +17,7 @@ HeaderPairs = Sequence[tuple[bytes, bytes]]
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
 
-_OK = STATUS_LINES[200]
+_OK, _ACCEPTED = STATUS_LINES[200], STATUS_LINES[202]
 
 
 class ExchangeOwner(Protocol):
@@ -24,6 +25,10 @@ class ExchangeOwner(Protocol):
 
     def default_header_lines(self) -> bytes:
         """Header lines of every answer (date), each ended by CRLF."""
+
+    @property
+    def drain_signal(self) -> DrainSignal:
+        """Told when the hub begins to shut down."""
 
     def exchange_finished(self, exchange: "Exchange") -> None:
         """The answer is written; the next request may start."""
@@ -86,10 +91,10 @@ class Exchange:
     def respond(self, status: int, content_type: bytes, body: bytes, headers: HeaderPairs = ()) -> None:
         """Send a whole answer. Does nothing when the client is gone."""
         self.response_started = True
-        if not headers and self.keep_alive and status == 200 and self.head.method == b"POST":
-            # The relay's usual answer, in one formatting.
+        if not headers and self.keep_alive and (status == 200 or status == 202) and self.head.method == b"POST":
+            # The usual answers of relay and channels, in one formatting.
             lines = self._owner.default_header_lines()
-            parts = (_OK, lines, content_type, len(body), body)
+            parts = (_OK if status == 200 else _ACCEPTED, lines, content_type, len(body), body)
             self._transport.write(b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % parts)
         else:
             self._transport.write(self._whole_answer(status, content_type, body, headers))
@@ -108,6 +113,15 @@ class Exchange:
         if self.head.method != b"HEAD" and status not in (204, 304):
             lines.append(body)
         return b"".join(lines)
+
+    @property
+    def is_draining(self) -> bool:
+        """The hub is shutting down: what would wait answers with what there is."""
+        return self._owner.drain_signal.is_given
+
+    def until_drain(self) -> UntilDrain:
+        """A block of the handler that ends, without an error, when the hub begins to shut down."""
+        return UntilDrain(self._owner.drain_signal)
 
     def start_stream(self, status: int, content_type: bytes, headers: HeaderPairs = ()) -> None:
         """Send the head of an answer that goes on; HTTP/1.0 clients get it close-delimited."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from meshway.edges.http.drain import DrainSignal
 from meshway.edges.http.early import EARLY_STATUS, PROBLEM_TYPE, early_problem
 from meshway.edges.http.exchange import STATUS_LINES, Exchange, RequestHead
 from meshway.edges.http.flow import WriteFlow
@@ -211,7 +212,7 @@ class HubProtocol(HttpToolsProtocol):
             self._plain_head = self._without_upgrade(plain)
             return None
         path, _, query = self._target().partition(b"?")
-        handler = self.runtime.routes.get(path[1:].partition(b"/")[0])
+        handler = self.runtime.handler_of(self.parser.get_method(), path)
         expects_continue = headers.get(b"expect", b"").lower() == b"100-continue"
         if handler is None:
             self._begin_asgi(plain, expects_continue)
@@ -364,6 +365,10 @@ class HubProtocol(HttpToolsProtocol):
 
     def default_header_lines(self) -> bytes:
         return self.runtime.default_header_lines(self.server_state.default_headers)
+
+    @property
+    def drain_signal(self) -> DrainSignal:
+        return self.runtime.drain
 
     def exchange_finished(self, exchange: Exchange) -> None:
         if exchange in self._open:

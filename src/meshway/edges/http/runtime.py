@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from meshway.edges.http.drain import DrainSignal
 from meshway.edges.http.exchange import ExchangeHandler
 from meshway.edges.http.settings import HttpSettings
 from meshway.kernel.metrics import Metrics
 
-__all__ = ["HttpRuntime", "RequestGate", "SweptConnection"]
+__all__ = ["DataRoute", "HttpRuntime", "RequestGate", "SweptConnection"]
+
+# Method and path (still percent-encoded) of a request to its raw handler; None where the control plane answers.
+DataRoute = Callable[[bytes, bytes], ExchangeHandler | None]
 
 # Twice a second: a keep-alive comment due at 4 s leaves by 4.5 s, before the stock client's 5 s are over.
 _SWEEP_INTERVAL_S = 0.5
@@ -27,7 +31,10 @@ class SweptConnection(Protocol):
 
 
 class HttpRuntime:
-    """`routes` maps the first path segment (`a2a`) to the raw handler of everything below it."""
+    """`routes` maps the first path segment (`a2a`) to the raw handler of everything below it.
+
+    `data_route` is asked about all other requests; those it has no handler for go on to the ASGI application.
+    """
 
     def __init__(
         self,
@@ -37,18 +44,31 @@ class HttpRuntime:
         settings: HttpSettings,
         metrics: Metrics,
         report_crash: Callable[[str, BaseException], None],
+        data_route: DataRoute | None = None,
     ) -> None:
-        self.routes = routes
+        self._routes = routes
+        self._data_route = data_route
         self.gate = gate
         self.settings = settings
         self.report_crash = report_crash
         self.connections: set[SweptConnection] = set()
-        self.is_draining = False
+        self.drain = DrainSignal()
         self._date_source: object = None
         self._date_lines = b""
         metrics.gauge_read_from(
             "meshway_http_connections", "Open inbound HTTP connections.", lambda: float(len(self.connections))
         )
+
+    @property
+    def is_draining(self) -> bool:
+        return self.drain.is_given
+
+    def handler_of(self, method: bytes, path: bytes) -> ExchangeHandler | None:
+        """The raw handler of a request; None when it belongs to the ASGI application."""
+        handler = self._routes.get(path[1:].partition(b"/")[0])
+        if handler is None and self._data_route is not None:
+            handler = self._data_route(method, path)
+        return handler
 
     def default_header_lines(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
         """The server's default headers as bytes, joined once per change (uvicorn renews the date every second)."""

@@ -46,7 +46,7 @@ class HubServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self._runtime.is_draining:
-            self._runtime.is_draining = True
+            self._runtime.drain.give()
             self._on_drain()
         # Not captured for uvicorn to raise again: draining to the end is a clean exit, status 0.
         if self.should_exit and sig == signal.SIGINT:
@@ -64,6 +64,9 @@ class HubServer(uvicorn.Server):
                 sweep.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Not in the signal's handler, which runs between any two steps of the loop. The connections hear of the end in
+        # the same turn, so each stream that ends now closes its connection.
+        self._runtime.drain.end_waits()
         bound = self._duties.create_task(self._cut_what_outlives_the_drain())
         try:
             await super().shutdown(sockets)
