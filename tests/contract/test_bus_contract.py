@@ -177,3 +177,117 @@ async def test_a_pattern_that_is_none_is_refused(engine: Engine, pattern: str) -
     with pytest.raises(InvalidRequest):
         async with engine.bus.subscribe(pattern):
             raise AssertionError("entered")
+
+
+async def test_a_take_waits_for_one_and_then_gives_all_that_are_there_up_to_its_maximum(engine: Engine) -> None:
+    async with engine.bus.subscribe("s.a") as subscription, asyncio.timeout(5), asyncio.TaskGroup() as group:
+        waiting = group.create_task(subscription.take(4))
+        await asyncio.sleep(0)
+        await _publish(engine, "s.a", *(b"%d" % number for number in range(6)))
+        taken = list(await waiting)
+        while len(taken) < 6:
+            part = await subscription.take(4)
+            assert 1 <= len(part) <= 4
+            taken += part
+    assert _data(taken) == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_a_take_shows_the_gap_where_messages_are_missing(engine: Engine) -> None:
+    async with engine.bus.subscribe("s.a", buffer_max=2) as slow, engine.bus.subscribe("s.a") as quick:
+        await _publish(engine, "s.a", b"0", b"1", b"2", b"3")
+        await _take(quick, 4)
+        taken: list[BusMessage | BusGap] = []
+        async with asyncio.timeout(5):
+            while len(taken) < 3:
+                taken += await slow.take(10)
+    assert (_data(taken), taken[2]) == ([b"0", b"1"], BusGap(missed=2))
+
+
+async def test_a_cancelled_take_loses_nothing(engine: Engine) -> None:
+    async with engine.bus.subscribe("s.a") as subscription:
+        taken: list[BusMessage | BusGap] = []
+        for number in range(20):
+            waiting = asyncio.ensure_future(subscription.take(10))
+            await asyncio.sleep(0)
+            publishing = asyncio.ensure_future(_publish(engine, "s.a", b"%d" % number))
+            for _ in range(number % 5):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting, publishing])
+            if not waiting.cancelled():
+                taken += waiting.result()
+        async with asyncio.timeout(5):
+            while len(taken) < 20:
+                taken += await subscription.take(10)
+    assert _data(taken) == [b"%d" % number for number in range(20)]
+
+
+@pytest.mark.parametrize("count_max", [0, -1])
+async def test_a_take_of_nothing_is_refused(engine: Engine, count_max: int) -> None:
+    async with engine.bus.subscribe("s.a") as subscription:
+        with pytest.raises(InvalidRequest, match="count_max"):
+            await subscription.take(count_max)
+
+
+async def test_of_a_group_over_several_patterns_exactly_one_member_hears_a_message(engine: Engine) -> None:
+    sent = [b"%d" % number for number in range(40)]
+    async with (
+        engine.bus.subscribe("s.a", group="a") as exact,
+        engine.bus.subscribe("s.*", group="a") as token,
+        engine.bus.subscribe(">", group="a") as rest,
+        engine.bus.subscribe("s.>", group="b") as other_group,
+        engine.bus.subscribe("s.>") as alone,
+    ):
+        await _publish(engine, "s.a", *sent)
+        assert _data(await _take(other_group, 40)) == _data(await _take(alone, 40)) == sent
+        # Heard by all of them, so whoever has more than nothing before it can be read without waiting in vain.
+        await _publish(engine, "s.b", b"b")
+        await _publish(engine, "x", b"x")
+        heard: dict[str, list[bytes]] = {"exact": [], "token": [], "rest": []}
+        readers = {"exact": exact, "token": token, "rest": rest}
+        async with asyncio.timeout(5):
+            while sum(map(len, heard.values())) < 42:
+                tasks = {name: asyncio.ensure_future(reader.take(100)) for name, reader in readers.items()}
+                await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks.values():
+                    task.cancel()
+                await asyncio.wait(tasks.values())
+                for name, task in tasks.items():
+                    heard[name] += [] if task.cancelled() else _data(list(task.result()))
+    together = [data for datas in heard.values() for data in datas]
+    assert sorted(together) == sorted([*sent, b"b", b"x"])
+    assert all(heard.values()), "some member never had its turn"
+    assert b"b" not in heard["exact"]
+    assert b"x" in heard["rest"]
+
+
+async def test_a_group_passes_over_a_member_that_is_full_and_comes_back_to_it(engine: Engine) -> None:
+    async with (
+        engine.bus.subscribe("s.a", group="a", buffer_max=1) as small,
+        engine.bus.subscribe("s.>", group="a", buffer_max=100) as large,
+    ):
+        await _publish(engine, "s.a", *(b"%d" % number for number in range(10)))
+        heard = _data(await _take(small, 1)) + _data(await _take(large, 9))
+        assert sorted(heard) == [b"%d" % number for number in range(10)]
+        await _publish(engine, "s.a", b"10", b"11", b"12")
+        again = _data(await _take(small, 1)) + _data(await _take(large, 2))
+        assert sorted(again) == [b"10", b"11", b"12"]
+
+
+async def test_when_a_whole_group_is_full_somebody_is_told_what_was_missed(engine: Engine) -> None:
+    async with (
+        engine.bus.subscribe("s.a", group="a", buffer_max=1) as first,
+        engine.bus.subscribe("s.a", group="a", buffer_max=1) as second,
+    ):
+        await _publish(engine, "s.a", *(b"%d" % number for number in range(6)))
+        events = [*await _take(first, 2), *await _take(second, 2)]
+    assert sorted(_data(events)) == [b"0", b"1"]
+    assert sum(event.missed or 0 for event in events if isinstance(event, BusGap)) == 4
+
+
+async def test_a_member_that_left_is_handed_nothing(engine: Engine) -> None:
+    async with engine.bus.subscribe("s.*", group="a") as stays:
+        async with engine.bus.subscribe("s.a", group="a"), engine.bus.subscribe("s.*", group="a"):
+            pass
+        await _publish(engine, "s.a", b"0", b"1", b"2")
+        assert _data(await _take(stays, 3)) == [b"0", b"1", b"2"]

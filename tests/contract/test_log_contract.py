@@ -330,3 +330,45 @@ async def test_large_entries_come_back_whole_live_and_from_the_store(engine: Eng
         (live,) = await _take(entries, 1)
     (stored,) = await engine.log.read("s.a", FromSequence(1))
     assert live.data == stored.data == data
+
+
+async def test_a_take_gives_all_that_are_at_hand_up_to_its_maximum(engine: Engine) -> None:
+    await _append(engine, "s.a", 10)
+    taken: list[LogEntry] = []
+    async with asyncio.timeout(5), engine.log.tail("s.a", FromSequence(1)) as tail:
+        while len(taken) < 10:
+            part = await tail.take(4)
+            assert 1 <= len(part) <= 4
+            taken += part
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(tail.take(100))
+            await asyncio.sleep(0)
+            await _append(engine, "s.a", 1, begin=11)
+        taken += waiting.result()
+    assert _sequences(taken) == list(range(1, 12))
+
+
+async def test_a_cancelled_take_of_a_tail_loses_nothing(engine: Engine) -> None:
+    taken: list[LogEntry] = []
+    async with engine.log.tail("s.>", FromNew()) as tail:
+        for number in range(1, 41):
+            waiting = asyncio.ensure_future(tail.take(10))
+            await asyncio.sleep(0)
+            appending = asyncio.ensure_future(_append(engine, "s.a", 1, begin=number))
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting, appending])
+            if not waiting.cancelled():
+                taken += waiting.result()
+        async with asyncio.timeout(5):
+            while len(taken) < 40:
+                taken += await tail.take(10)
+    assert _sequences(taken) == list(range(1, 41))
+
+
+@pytest.mark.parametrize("count_max", [0, 10_001])
+async def test_a_take_of_no_or_too_many_entries_is_refused(engine: Engine, count_max: int) -> None:
+    async with engine.log.tail("s.a", FromNew()) as tail:
+        with pytest.raises(InvalidRequest, match="count_max"):
+            await tail.take(count_max)

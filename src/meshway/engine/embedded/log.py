@@ -1,6 +1,6 @@
 """Log on the embedded store: appends through the writer, reads from a reader, tails from memory where they keep up."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from meshway.engine.embedded.arguments import check_between, refused
@@ -21,6 +21,7 @@ from meshway.engine.ports import (
     LogEntry,
     LogOutcome,
     LogStart,
+    LogTail,
     LogTrim,
 )
 
@@ -72,7 +73,7 @@ class EmbeddedLog:
             )
         )
 
-    def tail(self, pattern: str, start: LogStart) -> AbstractAsyncContextManager[AsyncIterator[LogEntry]]:
+    def tail(self, pattern: str, start: LogStart) -> AbstractAsyncContextManager[LogTail]:
         check_pattern(pattern)
         if not is_literal(pattern) and isinstance(start, FromSequence | FromLast):
             raise refused("start", "a pattern with wildcards starts from a position, a time or what is new")

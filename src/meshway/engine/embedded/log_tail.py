@@ -4,23 +4,27 @@ A tail collects what is published from before it reads the store, and reads the 
 then; whatever comes later is in its buffer. So nothing falls between, and the position tells what was seen already.
 """
 
-import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
+from meshway.engine.embedded.arguments import check_between
 from meshway.engine.embedded.log_search import Cursor, decode_headers, read_pattern, read_subject, start_cursor
 from meshway.engine.embedded.log_store import EntryRow
-from meshway.engine.embedded.names import Listeners, is_literal
+from meshway.engine.embedded.names import is_literal
+from meshway.engine.embedded.pattern_map import PatternMap
 from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.readers import Readers
+from meshway.engine.embedded.wakeup import Wakeup
 from meshway.engine.ports import LogEntry, LogStart, SubscriptionLost
 
 __all__ = ["Tail", "Tails"]
 
 # Entries read from the store at a time: enough to be quick, few enough to hold in memory.
 _PAGE = 256
+# What one `take` may ask for: the caller has to hold it.
+_TAKE_MAX = 10_000
 
 
 class Tails:
@@ -32,7 +36,7 @@ class Tails:
         self.queries = queries
         self.buffer_entries_max = buffer_entries_max
         self.buffer_bytes_max = buffer_bytes_max
-        self._listeners: Listeners[Tail] = Listeners()
+        self._listeners: PatternMap[dict[Tail, None]] = PatternMap()
         self._open: set[Tail] = set()
 
     def open(self, pattern: str, start: LogStart) -> "Tail":
@@ -40,12 +44,21 @@ class Tails:
 
     def add(self, tail: "Tail") -> None:
         self._open.add(tail)
-        self._listeners.add(tail.pattern, tail)
+        listeners = self._listeners.get(tail.pattern)
+        if listeners is None:
+            listeners = {}
+            self._listeners.put(tail.pattern, listeners)
+        listeners[tail] = None
 
     def discard(self, tail: "Tail") -> None:
-        if tail in self._open:
-            self._open.discard(tail)
-            self._listeners.remove(tail.pattern, tail)
+        if tail not in self._open:
+            return
+        self._open.discard(tail)
+        listeners = self._listeners.get(tail.pattern)
+        if listeners is not None:
+            listeners.pop(tail, None)
+            if not listeners:
+                self._listeners.remove(tail.pattern)
 
     def publish(self, subjects: Sequence[str], rows: Sequence[EntryRow]) -> None:
         """Called after each group, in order; the rows are in order of position."""
@@ -53,11 +66,12 @@ class Tails:
         if not self._open:
             return
         for subject, row in zip(subjects, rows, strict=True):
-            tails = self._listeners.matching(subject)
-            if tails:
+            patterns = self._listeners.matching(subject)
+            if patterns:
                 entry = _entry_of(subject, row)
-                for tail in tails:
-                    tail.offer(entry)
+                for tails in patterns:
+                    for tail in tails:
+                        tail.offer(entry)
 
     def close(self) -> None:
         for tail in self._open:
@@ -79,10 +93,10 @@ class Tail:
         self._behind = True
         # The position up to which the store is being read.
         self._read_to = 0
-        self._changed = asyncio.Event()
+        self._wakeup = Wakeup()
         self._lost: str | None = None
 
-    async def __aenter__(self) -> AsyncIterator[LogEntry]:
+    async def __aenter__(self) -> "Tail":
         self._tails.add(self)
         self._begin_reading()
         try:
@@ -105,6 +119,21 @@ class Tail:
         return self
 
     async def __anext__(self) -> LogEntry:
+        await self._make_ready()
+        return self._ready.popleft()
+
+    async def take(self, count_max: int) -> Sequence[LogEntry]:
+        check_between("count_max", count_max, 1, _TAKE_MAX)
+        await self._make_ready()
+        ready = self._ready
+        if len(ready) > count_max:
+            return [ready.popleft() for _ in range(count_max)]
+        taken = list(ready)
+        ready.clear()
+        return taken
+
+    async def _make_ready(self) -> None:
+        """Until at least one entry is ready. Cancelled at any point it has lost none."""
         while not self._ready:
             if self._lost is not None:
                 raise SubscriptionLost(self._lost)
@@ -115,9 +144,7 @@ class Tail:
             elif self._buffer:
                 self._take_buffer()
             else:
-                self._changed.clear()
-                await self._changed.wait()
-        return self._ready.popleft()
+                await self._wakeup.wait()
 
     def offer(self, entry: LogEntry) -> None:
         """A published entry; dropped, for the store to serve, when the reader does not keep up."""
@@ -131,12 +158,12 @@ class Tail:
             self._behind = True
         else:
             self._buffer.append(entry)
-        self._changed.set()
+        self._wakeup.set()
 
     def lose(self, reason: str) -> None:
         self._lost = reason
         self._buffer.clear()
-        self._changed.set()
+        self._wakeup.set()
 
     def _begin_reading(self) -> None:
         # Both at the same moment: all up to `_read_to` comes from the store, all after it goes into the buffer.

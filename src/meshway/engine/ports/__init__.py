@@ -69,6 +69,7 @@ from meshway.engine.ports.log import (
     LogEntry,
     LogOutcome,
     LogStart,
+    LogTail,
     LogTrim,
     WrongLast,
 )
@@ -144,6 +145,7 @@ __all__ = [
     "LogEntry",
     "LogOutcome",
     "LogStart",
+    "LogTail",
     "LogTrim",
     "NoResponder",
     "Priority",

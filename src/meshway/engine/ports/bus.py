@@ -23,8 +23,19 @@ class BusGap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BusSubscription(Protocol):
+    """Messages in order per publisher; a BusGap where this subscriber was too slow.
+
+    One reader at a time; a cancelled call loses nothing.
+    """
+
     def __aiter__(self) -> AsyncIterator[BusMessage | BusGap]:
-        """Messages in order per publisher; a BusGap where this subscriber was too slow."""
+        """Each by itself. Raises: SubscriptionLost."""
+
+    async def take(self, count_max: int) -> Sequence[BusMessage | BusGap]:
+        """Wait for at least one, then all that are there, at most `count_max` (1 to 1,000,000).
+
+        What was there before the engine ended the subscription is still given. Raises: SubscriptionLost.
+        """
 
 
 class NoResponder(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +55,10 @@ class Bus(Protocol):
     def subscribe(
         self, pattern: str, *, group: str | None = None, buffer_max: int = 1_000
     ) -> AbstractAsyncContextManager[BusSubscription]:
-        """Active when `__aenter__` returns. Of each group exactly one member gets a message.
+        """Active when `__aenter__` returns.
 
+        A group is known by its name, whatever patterns its members listen to: of all members whose patterns match a
+        message exactly one gets it, in turn, one that has room where there is one. Who names no group hears all.
         At most `buffer_max` messages wait for the reader; further ones are dropped and counted in a BusGap.
         """
 

@@ -21,6 +21,7 @@ __all__ = [
     "LogEntry",
     "LogOutcome",
     "LogStart",
+    "LogTail",
     "LogTrim",
     "WrongLast",
 ]
@@ -111,6 +112,23 @@ class LogBounds(msgspec.Struct, frozen=True, kw_only=True):
     last_message_id: str | None
 
 
+class LogTail(Protocol):
+    """What `Log.tail` gives: entries in order, for ever. One reader at a time; a cancelled call loses no entry."""
+
+    def __aiter__(self) -> AsyncIterator[LogEntry]:
+        """Each entry by itself. Raises: SubscriptionLost."""
+
+    async def __anext__(self) -> LogEntry:
+        """The next entry, as soon as there is one. Raises: SubscriptionLost."""
+
+    async def take(self, count_max: int) -> Sequence[LogEntry]:
+        """Wait for at least one entry, then all that are at hand, at most `count_max` (1 to 10,000).
+
+        What a replay has to fetch comes in the adapter's pages, so a full replay takes several calls.
+        Raises: SubscriptionLost.
+        """
+
+
 class LogTrim(msgspec.Struct, frozen=True, kw_only=True):
     """Drop the subject's oldest entries until every given bound holds."""
 
@@ -130,7 +148,7 @@ class Log(Protocol):
     async def read(self, subject: str, start: LogStart, *, limit: int = 500) -> Sequence[LogEntry]:
         """At most `limit` (1 to 10,000) entries of one subject, ascending. Empty when there are none."""
 
-    def tail(self, pattern: str, start: LogStart) -> AbstractAsyncContextManager[AsyncIterator[LogEntry]]:
+    def tail(self, pattern: str, start: LogStart) -> AbstractAsyncContextManager[LogTail]:
         """Replay, then live: no gap and no duplicate, in order per subject, for ever until closed.
 
         The subscription is active when `__aenter__` returns. A pattern with wildcards starts with FromPosition,
