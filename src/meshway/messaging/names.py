@@ -14,6 +14,7 @@ __all__ = [
     "is_pattern",
     "parse_channel_name",
     "parse_channel_pattern",
+    "pattern_covers",
     "subject_of",
 ]
 
@@ -69,6 +70,18 @@ def parse_channel_pattern(text: str, *, field: str = "channel") -> ChannelPatter
 def is_pattern(text: str) -> bool:
     """Whether a checked name stands for several channels."""
     return "*" in text or ">" in text
+
+
+def pattern_covers(pattern: str, name: str) -> bool:
+    """Whether a checked pattern stands for the channel, among others or alone."""
+    tokens = name.split(".")
+    wanted = pattern.split(".")
+    for number, part in enumerate(wanted):
+        if part == ">":
+            return len(tokens) > number
+        if number >= len(tokens) or part not in ("*", tokens[number]):
+            return False
+    return len(wanted) == len(tokens)
 
 
 def subject_of(kind: ChannelKind, name: str) -> str:
