@@ -10,7 +10,14 @@ __all__ = ["EARLY_STATUS", "PROBLEM_TYPE", "early_problem"]
 
 PROBLEM_TYPE = b"application/problem+json"
 # What the server itself may have to say; handlers have their own, total tables.
-EARLY_STATUS = {"forbidden": 403, "invalid_request": 400, "payload_too_large": 413, "too_many_in_flight": 503}
+EARLY_STATUS = {
+    "draining": 503,
+    "forbidden": 403,
+    "invalid_request": 400,
+    "payload_too_large": 413,
+    "too_many_in_flight": 503,
+    "unauthenticated": 401,
+}
 
 
 def early_problem(status: int, error: MeshwayError | str) -> bytes:

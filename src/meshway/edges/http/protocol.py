@@ -2,6 +2,7 @@
 
 Requests whose first path segment has a raw handler become an `Exchange`; all others go on to the ASGI application
 through uvicorn's own code. Both share one parser, one pipeline and the limits (docs/internals/http-server.md).
+A WebSocket handshake on a path that has one ends the HTTP here: the transport goes to a `WebSocketConnection`.
 """
 
 import asyncio
@@ -14,8 +15,11 @@ from meshway.edges.http.drain import DrainSignal
 from meshway.edges.http.early import EARLY_STATUS, PROBLEM_TYPE, early_problem
 from meshway.edges.http.exchange import STATUS_LINES, Exchange, RequestHead
 from meshway.edges.http.flow import WriteFlow
+from meshway.edges.http.handshake import HandshakeRefusal, answer_handshake
 from meshway.edges.http.runtime import HttpRuntime
-from meshway.kernel.errors import Forbidden, InvalidRequest, MeshwayError, PayloadTooLarge, TooManyInFlight
+from meshway.edges.http.sockets import SocketHandler, SocketServer
+from meshway.edges.http.websocket import WebSocketConnection
+from meshway.kernel.errors import Draining, Forbidden, InvalidRequest, MeshwayError, PayloadTooLarge, TooManyInFlight
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -68,6 +72,8 @@ class HubProtocol(HttpToolsProtocol):
         self._worker_next: Exchange | None = None
         # The head of a request that asks for an upgrade, without that wish: to be parsed in its place.
         self._plain_head = b""
+        # A handshake that was accepted: the head of its answer, and who serves from there.
+        self._socket: tuple[bytes, SocketServer] | None = None
         # A request has begun and is not whole yet: since when, and how many bytes of head it has had.
         self._message_begun = False
         self._head_complete = False
@@ -121,15 +127,23 @@ class HubProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._read_without_upgrade(data[upgrade.args[0] :])
+            self._read_after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._reject_unreadable(error)
         else:
             if self._message_begun:
                 self._count_unfinished(len(data))
 
-    def _read_without_upgrade(self, data: bytes) -> None:
+    def _read_after_upgrade(self, data: bytes) -> None:
+        """`data` is what stands behind a head that asked for an upgrade."""
+        data = self._read_without_upgrade(data)
+        if self._socket is not None and not self._rejected:
+            self._hand_over(*self._socket, data)
+
+    def _read_without_upgrade(self, data: bytes) -> bytes:
         """Go on with what follows heads that asked for an upgrade, which a server may ignore (RFC 9110, 7.8).
+
+        Gives back what follows a head whose wish was granted.
 
         The parser believes that the bytes behind such a head are the other protocol's. Taken at its word, the body of a
         POST (JDK clients ask for h2c with each) would be lost, or read as the next request.
@@ -147,6 +161,7 @@ class HubProtocol(HttpToolsProtocol):
             else:
                 if self._message_begun:
                     self._count_unfinished(len(data))
+        return data
 
     def _count_unfinished(self, received: int) -> None:
         if not self._since:
@@ -208,10 +223,14 @@ class HubProtocol(HttpToolsProtocol):
         headers = dict(plain)
         if not self._admit(plain, headers):
             return None
+        path, _, query = self._target().partition(b"?")
+        socket_handler = self.runtime.sockets.get(path)
+        if socket_handler is not None:
+            self._begin_socket(socket_handler, plain, headers)
+            return None
         if self.parser.should_upgrade():
             self._plain_head = self._without_upgrade(plain)
             return None
-        path, _, query = self._target().partition(b"?")
         handler = self.runtime.handler_of(self.parser.get_method(), path)
         expects_continue = headers.get(b"expect", b"").lower() == b"100-continue"
         if handler is None:
@@ -270,7 +289,7 @@ class HubProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._message_begun = False
         self._since = 0.0
-        if self._rejected or self._plain_head:
+        if self._rejected or self._plain_head or self._socket is not None:
             return
         exchange = self._incoming
         if exchange is None:
@@ -314,6 +333,43 @@ class HubProtocol(HttpToolsProtocol):
         # Not into an earlier answer; who hears nothing sends the body all the same (RFC 9110, 10.1.1).
         if head.expects_continue and (self._answering is None or self._answering.response_complete):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _begin_socket(
+        self, handler: SocketHandler, lines: list[tuple[bytes, bytes]], headers: dict[bytes, bytes]
+    ) -> None:
+        """Accept the handshake, or answer it as an ordinary request and close."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._reject(400, InvalidRequest("A WebSocket handshake came before the answer to an earlier request."))
+            return
+        if self.runtime.is_draining:
+            self._reject(503, Draining("This hub is shutting down; connect to another one, or again in a moment."))
+            return
+        answer = answer_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), lines)
+        if isinstance(answer, HandshakeRefusal):
+            self._reject(answer.status, answer.error, answer.lines)
+            return
+        try:
+            self._socket = answer, handler.admit(headers)
+        except MeshwayError as error:
+            challenge = b'www-authenticate: Bearer realm="meshway"\r\n' if error.code == "unauthenticated" else b""
+            self._reject(EARLY_STATUS.get(error.code, 503), error, challenge)
+
+    def _hand_over(self, answer: bytes, server: SocketServer, early: bytes) -> None:
+        """Leave the transport to a WebSocket; `early` are frames of a client that did not wait for the answer."""
+        self.connections.discard(self)
+        self.runtime.connections.discard(self)
+        if self._worker is not None:
+            self._worker.cancel()
+        # It and this object hold each other, and nobody else holds them any more.
+        self.parser = None
+        self.transport.write(answer)
+        connection = WebSocketConnection(self.transport, self.runtime, self.server_state)
+        self.transport.set_protocol(connection)
+        if early:
+            connection.data_received(early)
+        serving = self.loop.create_task(connection.run(server))
+        self.tasks.add(serving)
+        serving.add_done_callback(self.tasks.discard)
 
     def _start_asgi_task(self, cycle: Exchange | RequestResponseCycle, app: "ASGI3Application") -> None:
         if isinstance(cycle, Exchange):
@@ -418,7 +474,7 @@ class HubProtocol(HttpToolsProtocol):
         refusal = cause if isinstance(cause, MeshwayError) else InvalidRequest("This is no HTTP/1.1 the hub can read.")
         self._reject(EARLY_STATUS.get(refusal.code, 400), refusal)
 
-    def _reject(self, status: int, error: MeshwayError | str) -> None:
+    def _reject(self, status: int, error: MeshwayError | str, lines: bytes = b"") -> None:
         """Answer and close, unless an earlier answer is still on its way: then only close after it."""
         if self._rejected or self.transport.is_closing():
             return
@@ -438,8 +494,8 @@ class HubProtocol(HttpToolsProtocol):
             busy.keep_alive = False
             return
         body = early_problem(status, error)
-        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
-            STATUS_LINES[status], self.default_header_lines(), PROBLEM_TYPE, len(body),
+        head = b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
+            STATUS_LINES[status], self.default_header_lines(), lines, PROBLEM_TYPE, len(body),
         )  # fmt: skip
         self.transport.write(head + body)
         self._close_gently()

@@ -7,6 +7,7 @@ from typing import Protocol
 from meshway.edges.http.drain import DrainSignal
 from meshway.edges.http.exchange import ExchangeHandler
 from meshway.edges.http.settings import HttpSettings
+from meshway.edges.http.sockets import SocketHandler
 from meshway.kernel.metrics import Metrics
 
 __all__ = ["DataRoute", "HttpRuntime", "RequestGate", "SweptConnection"]
@@ -34,6 +35,7 @@ class HttpRuntime:
     """`routes` maps the first path segment (`a2a`) to the raw handler of everything below it.
 
     `data_route` is asked about all other requests; those it has no handler for go on to the ASGI application.
+    `sockets` maps whole paths that speak WebSocket and nothing else.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class HttpRuntime:
         metrics: Metrics,
         report_crash: Callable[[str, BaseException], None],
         data_route: DataRoute | None = None,
+        sockets: Mapping[bytes, SocketHandler] | None = None,
     ) -> None:
         self._routes = routes
         self._data_route = data_route
+        self.sockets = sockets or {}
         self.gate = gate
         self.settings = settings
         self.report_crash = report_crash
