@@ -48,7 +48,7 @@ class QueuePlaces:
         return channel
 
     def _found(self, queue: str) -> Channel:
-        name = parse_channel_name(queue, field="queue")
+        name = parse_channel_name(queue)
         channel = self.channels.find(ChannelKind.QUEUES, name)
         if channel is None:
             raise ChannelNotFound(f"There is no queue {name!r}: nobody has configured it or put a message into it.")

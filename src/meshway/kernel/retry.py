@@ -6,7 +6,7 @@ ran out and the message is due again (`is_exhausted`, asked before the next hand
 
 from dataclasses import dataclass
 
-__all__ = ["GiveUp", "RetryAt", "RetryPolicy", "decide_after_failure", "is_exhausted"]
+__all__ = ["GiveUp", "RetryAt", "RetryPolicy", "decide_after_failure", "is_exhausted", "is_used_up_reason"]
 
 # Doubling more often than this only overflows; the maximum has been reached long before.
 _DOUBLINGS_MAX = 40
@@ -62,4 +62,17 @@ def is_exhausted(policy: RetryPolicy, attempt: int) -> GiveUp | None:
     """Whether a message that is due as `attempt` has had all its attempts already: the last one's lease ran out."""
     if attempt <= policy.attempts_max:
         return None
-    return GiveUp(f"attempt {policy.attempts_max} of {policy.attempts_max} was not settled: its lease ran out")
+    return GiveUp(_used_up_reason(attempt, policy.attempts_max))
+
+
+def is_used_up_reason(reason: str, attempt: int) -> bool:
+    """Whether `is_exhausted` gave this reason, asked about `attempt`: no worker had the message then."""
+    return reason == _used_up_reason(attempt, _attempts_max_in(reason))
+
+
+def _used_up_reason(attempt: int, attempts_max: int | str) -> str:
+    return f"attempt {attempt - 1} of {attempts_max} was not settled: its lease ran out"
+
+
+def _attempts_max_in(reason: str) -> str:
+    return reason.partition(" of ")[2].partition(" ")[0]

@@ -1,8 +1,8 @@
 """Hand-outs of queued messages as workers see them, and the ids they settle them by.
 
-A public delivery id is `<attempt>.<mark of the queue>.<delivery id of the engine>`: what is to become of a failed attempt
-depends on its number, and a delivery settled under another queue's path must not be found. Neither is a secret: the
-engine's part cannot be guessed, and its own count decides when attempts are used up.
+A public delivery id is `<attempt>.<mark of the queue>.<delivery id of the engine>`: what is to become of a failed
+attempt depends on its number, and a delivery settled under another queue's path must not be found. Neither is a secret:
+the engine's part cannot be guessed, and its own count decides when attempts are used up.
 """
 
 import zlib

@@ -6,8 +6,8 @@ import msgspec
 
 __all__ = ["DELAY_MAX_MS", "REASON_CHARACTERS_MAX", "SettlementItem"]
 
-# 366 days: a message can wait for its anniversary.
-DELAY_MAX_MS = 31_622_400_000
+# 365 days, the promise of delays and schedules.
+DELAY_MAX_MS = 31_536_000_000
 # A reason is for people; a stack trace belongs to the worker's log.
 REASON_CHARACTERS_MAX = 1_024
 
