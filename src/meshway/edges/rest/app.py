@@ -13,17 +13,28 @@ from starlette.types import Receive, Scope, Send
 
 from meshway.edges.rest.docs_page import docs_routes
 from meshway.edges.rest.openapi import build_openapi
-from meshway.edges.rest.operations import Access, Operation, RestCall, Watchers, json_response
+from meshway.edges.rest.operations import (
+    Access,
+    Operation,
+    OperationHandler,
+    RestCall,
+    Watchers,
+    json_response,
+)
 from meshway.edges.rest.problems import http_problem, problem_response
 from meshway.edges.rest.routes import route_table
 from meshway.edges.rest.services import RestServices
 from meshway.edges.rest.settings import RestSettings
 from meshway.kernel.errors import EngineError, MeshwayError, MethodUnknown, NotFound
 from meshway.kernel.principal import ANONYMOUS
+from meshway.messaging.names import ChannelKind
 
 __all__ = ["build_rest_app"]
 
 _log = structlog.get_logger()
+_KINDS = tuple(kind.value for kind in ChannelKind)
+# What stands below /v1; anything else there may have been meant as a kind of channel.
+_ROOMS = {*_KINDS, "agents", "blobs", "keys", "openapi.json", "asyncapi.json", "ws"}
 
 
 def build_rest_app(services: RestServices, settings: RestSettings | None = None) -> Starlette:
@@ -72,33 +83,34 @@ class _PathEndpoint:
     """All methods of one path. An object, not a function, so that the router leaves the methods to it."""
 
     def __init__(self, operations: Mapping[str, Operation], edge: _Edge) -> None:
-        self._operations = dict(operations)
-        read = operations.get("GET")
-        if read is not None and not read.is_stream:
-            self._operations["HEAD"] = read
-        self._allow = ", ".join(sorted(self._operations))
+        # Those without a handler are answered before a request comes here: they only are allowed.
+        self._served = {method: (each, each.handler) for method, each in operations.items() if each.handler is not None}
+        if "GET" in self._served and not operations["GET"].is_stream:
+            self._served["HEAD"] = self._served["GET"]
+        self._allow = ", ".join(sorted({*operations, *self._served}))
         self._edge = edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        operation = self._operations.get(request.method)
-        if operation is None:
+        served = self._served.get(request.method)
+        if served is None:
             response = _not_allowed(request, self._allow)
             name = "none"
         else:
-            response = await self._answer(operation, request)
+            operation, handler = served
+            response = await self._answer(operation, handler, request)
             name = operation.id
         self._edge.requests.labels(name, str(response.status_code)).inc()
         await response(scope, receive, send)
 
-    async def _answer(self, operation: Operation, request: Request) -> Response:
+    async def _answer(self, operation: Operation, handler: OperationHandler, request: Request) -> Response:
         edge = self._edge
         try:
             principal = ANONYMOUS
             if operation.access is Access.KEY:
                 # Before the body is read: who may not ask does not get to send.
                 principal = edge.services.principal_of(request.headers.raw)
-            return await operation.handler(RestCall(request, principal, edge.services, edge.settings, edge.watchers))
+            return await handler(RestCall(request, principal, edge.services, edge.settings, edge.watchers))
         except MeshwayError as error:
             if isinstance(error, EngineError):
                 _log.warning("rest_request_not_served", operation=operation.id, code=error.code, detail=error.detail)
@@ -120,9 +132,13 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     """What the router itself refuses: a path it does not know, or a method of the documentation page."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         return _not_allowed(request, (error.headers or {}).get("Allow", "GET"))
-    return problem_response(
-        NotFound(f"There is nothing at {request.url.path[:256]}. The API is described at /docs and /v1/openapi.json.")
-    )
+    path = request.url.path
+    text = f"There is nothing at {path[:256]}. The API is described at /docs and /v1/openapi.json."
+    room, _, rest = path.removeprefix("/v1/").partition("/")
+    if path.startswith("/v1/") and room not in _ROOMS:
+        what = "is a kind of channel" if rest else "is there"
+        text = f"No {room[:64]!r} {what}: channels are of the kinds {', '.join(_KINDS)}, each at /v1/<kind>/<channel>."
+    return problem_response(NotFound(text))
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -20,6 +20,12 @@ _VARIABLE = re.compile(r"\{(\w+)\}")
 TAGS: Mapping[str, str] = {
     "agents": "Who can be called: registering, finding, changing and operating agents.",
     "instances": "The replicas behind an agent's name.",
+    "channels": "What every kind of channel has: settings, live figures, lists.",
+    "events": "Fan-out to whoever listens now; nothing is kept.",
+    "streams": "Kept and numbered messages, read from any place, with readers whose position the hub keeps.",
+    "queues": "Work for one worker at a time: leases, retries, delays, dead letters.",
+    "requests": "Commands and queries: one responder answers.",
+    "blobs": "Data too large for a message.",
     "keys": "API keys and what they allow.",
     "operations": "Health, metrics and this document.",
 }
@@ -30,6 +36,22 @@ PATH_VARIABLES: Mapping[str, JsonObject] = {
     "agent": {"description": "The agent's id.", "schema": _LABEL_SCHEMA},
     "instance": {"description": "The instance's id.", "schema": _LABEL_SCHEMA},
     "key": {"description": "The key's id, not its secret.", "schema": {"type": "string", "minLength": 1}},
+    "channel": {
+        "description": "Dot-separated tokens of A-Z a-z 0-9 _ -; names that begin with _ are the hub's own.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9-][A-Za-z0-9_-]*([.][A-Za-z0-9_-]+)*$", "maxLength": 255},
+    },
+    "pattern": {
+        "description": "A channel, or a pattern of channels: `*` stands for one token, a last `>` for the rest.",
+        "schema": {"type": "string", "pattern": "^(([A-Za-z0-9_-]+|[*])[.])*([A-Za-z0-9_-]+|[*]|>)$", "maxLength": 255},
+    },
+    "reader": {
+        "description": "The reader's name: one token of A-Z a-z 0-9 _ -.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": 255},
+    },
+    "sha256": {
+        "description": "SHA-256 of the content, in lower-case hexadecimal.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
 }
 
 # Any operation that looks at a key can answer these.
@@ -113,17 +135,20 @@ def _operation(
     }
     if operation.description:
         rendered["description"] = operation.description
+    content: JsonObject = {
+        media_type: {"schema": {"type": "string", "format": "binary", "description": text}}
+        for media_type, text in operation.raw_bodies.items()
+    }
     if operation.body is not None:
-        rendered["requestBody"] = {
-            "required": operation.is_body_required,
-            "content": {"application/json": {"schema": schemas[operation.body]}},
-        }
+        content = {"application/json": {"schema": schemas[operation.body]}, **content}
+    if content:
+        rendered["requestBody"] = {"required": operation.is_body_required, "content": content}
     return rendered
 
 
 def _parameters(operation: Operation) -> list[JsonObject]:
     parameters: list[JsonObject] = [
-        {"name": name, "in": "path", "required": True, **PATH_VARIABLES[name]}
+        {"name": name, "in": "path", "required": True, **PATH_VARIABLES[operation.variables.get(name, name)]}
         for name in _VARIABLE.findall(operation.path)
     ]
     if operation.query is not None:
@@ -211,7 +236,7 @@ def _codes(operation: Operation) -> list[str]:
     codes = dict.fromkeys(operation.problems)
     if operation.access == Access.KEY:
         codes |= dict.fromkeys(_PROBLEMS_OF_KEYS)
-    if operation.body is not None:
+    if operation.body is not None or operation.raw_bodies:
         codes |= dict.fromkeys(_PROBLEMS_OF_BODIES)
     if operation.query is not None:
         codes |= dict.fromkeys(("invalid_request",))

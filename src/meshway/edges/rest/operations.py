@@ -106,18 +106,25 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path. `problems` are the codes beyond those that any operation can answer."""
+    """One method of one path. `problems` are the codes beyond those that any operation can answer.
+
+    Without a `handler` it is described here and served below this application (the data calls of channels).
+    """
 
     method: str
     path: str
     id: str
     tag: str
     summary: str
-    handler: OperationHandler
     answers: Answers
+    handler: OperationHandler | None = None
     description: str = ""
     body: type[msgspec.Struct] | None = None
     is_body_required: bool = True
+    # Media types of bodies that no model describes, with what they are.
+    raw_bodies: Mapping[str, str] = field(default_factory=dict)
+    # Variables of the path that take more here than elsewhere: name of the variable, name in PATH_VARIABLES.
+    variables: Mapping[str, str] = field(default_factory=dict)
     query: type[msgspec.Struct] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[str] = ()

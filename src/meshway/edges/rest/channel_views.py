@@ -1,0 +1,52 @@
+"""From channels and readers to what the wire shows. Pure."""
+
+import msgspec
+
+from meshway.edges.rest.channel_models import ChannelInfoView, ChannelView, ReaderView
+from meshway.gateway.manage_channels import ChannelInfo
+from meshway.kernel.clock import rfc3339_ms
+from meshway.messaging.channel import Channel
+from meshway.messaging.readers import StreamReader
+
+__all__ = ["channel_info_view", "channel_view", "reader_view"]
+
+
+def channel_view(channel: Channel) -> ChannelView:
+    """The channel without figures."""
+    return ChannelView(
+        kind=channel.kind,
+        channel=channel.name,
+        settings=msgspec.Raw(msgspec.json.encode(channel.settings)),
+        owner=channel.owner,
+        created_at=_created_at(channel),
+    )
+
+
+def channel_info_view(info: ChannelInfo) -> ChannelInfoView:
+    """The channel with its live figures, and its readers where it is one stream."""
+    channel = info.channel
+    return ChannelInfoView(
+        kind=channel.kind,
+        channel=channel.name,
+        settings=msgspec.Raw(msgspec.json.encode(channel.settings)),
+        owner=channel.owner,
+        created_at=_created_at(channel),
+        figures=info.figures,
+        readers=tuple(reader_view(reader) for reader in info.readers),
+    )
+
+
+def reader_view(reader: StreamReader) -> ReaderView:
+    """The position is shown as the sequence it is."""
+    return ReaderView(
+        name=reader.name,
+        sequence=reader.position,
+        lag=reader.lag,
+        created_at=rfc3339_ms(reader.created_at_ms),
+        updated_at=rfc3339_ms(reader.updated_at_ms),
+    )
+
+
+def _created_at(channel: Channel) -> str | None:
+    # Channels that keep nothing are not stored on mere use: nobody knows since when they are used.
+    return rfc3339_ms(channel.created_at_ms) if channel.created_at_ms else None
