@@ -63,7 +63,7 @@ class MeshwayClient:
         message = message_of(content, context_id=context_id, task_id=task_id)
         return self._calls.stream(agent, "SendStreamingMessage", {"message": message})
 
-    def subscribe(self, agent: str, task_id: str, *, last_event_id: str | None = None) -> AsyncIterator[StreamEvent]:
+    def follow_task(self, agent: str, task_id: str, *, last_event_id: str | None = None) -> AsyncIterator[StreamEvent]:
         """Join a task: its present state, then what follows; where events are numbered, after `last_event_id`."""
         return self._calls.stream(agent, "SubscribeToTask", {"id": task_id}, last_event_id=last_event_id)
 

@@ -13,7 +13,7 @@ import msgspec
 from meshway.client.errors import ConnectionLost, HubError, HubUnreachable, UnexpectedAnswer, WrongField
 from meshway.protocols.sse import SseEvent, SseOverflow, SseParser
 
-__all__ = ["DEFAULT_URL", "HubConnection", "retry_after_ms"]
+__all__ = ["DEFAULT_URL", "HubConnection", "problem_error", "retry_after_ms"]
 
 DEFAULT_URL = "http://127.0.0.1:7070"
 # A hub on the same machine or network answers a connect in milliseconds; beyond this it is not there.
@@ -35,6 +35,10 @@ class _WireFieldError(msgspec.Struct):
     message: str = ""
 
 
+class _WireReceipt(msgspec.Struct):
+    id: str = ""
+
+
 class _WireProblem(msgspec.Struct):
     """RFC 9457, as far as the SDK reads it."""
 
@@ -43,6 +47,8 @@ class _WireProblem(msgspec.Struct):
     detail: str = ""
     code: str = ""
     errors: list[_WireFieldError] = []
+    retry_after_ms: int | None = None
+    receipts: list[_WireReceipt | None] = []
 
 
 class HubConnection:
@@ -51,17 +57,25 @@ class HubConnection:
     def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
         self.url = _checked_url(url or os.environ.get("MESHWAY_URL") or DEFAULT_URL)
         key = _checked_key(api_key or os.environ.get("MESHWAY_API_KEY") or "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # What shows who is calling, on every request and on the WebSocket's handshake.
+        self.credentials = {"Authorization": f"Bearer {key}"} if key else {}
+        # A proxy from the environment cannot reach the hub on this machine.
+        self.is_loopback = _is_loopback(self.url)
+        self._ssl = _ssl_context(self.url)
         self._http = httpx.AsyncClient(
             base_url=self.url,
-            headers=headers,
+            headers=self.credentials,
             timeout=httpx.Timeout(_CONTROL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             # Every call may hold a connection for as long as an agent thinks.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            # A proxy from the environment cannot reach the hub on this machine.
-            trust_env=not _is_loopback(self.url),
-            verify=_ssl_context(self.url),
+            trust_env=not self.is_loopback,
+            verify=self._ssl,
         )
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """For other connections to the same hub; None where it speaks plain http."""
+        return self._ssl if self.url.startswith("https://") else None
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -117,19 +131,8 @@ class HubConnection:
 
     def refusal(self, response: httpx.Response, content: bytes) -> HubError | UnexpectedAnswer:
         """The error a response that is no success stands for."""
-        try:
-            problem = msgspec.json.decode(content, type=_WireProblem)
-        except msgspec.MsgspecError:
-            problem = _WireProblem()
-        if not problem.code:
-            return self.unexpected(response, content, f"HTTP {response.status_code} without a problem document")
-        return HubError(
-            problem.detail or problem.title,
-            code=problem.code,
-            status=response.status_code,
-            fields=[WrongField(each.field, each.message) for each in problem.errors],
-            retry_after_ms=retry_after_ms(response),
-        )
+        error = problem_error(content, status=response.status_code, retry_after_ms=retry_after_ms(response))
+        return error or self.unexpected(response, content, f"HTTP {response.status_code} without a problem document")
 
     def unexpected(self, response: httpx.Response, content: bytes, reason: str) -> UnexpectedAnswer:
         start = content[:80].decode("utf-8", "replace")
@@ -194,6 +197,24 @@ class HubConnection:
             "The request may have been carried out.",
             url=self.url,
         )
+
+
+def problem_error(content: bytes, *, status: int = 0, retry_after_ms: int | None = None) -> HubError | None:
+    """The error a problem document (RFC 9457) stands for; None where the bytes are none. `status` 0: as it says."""
+    try:
+        problem = msgspec.json.decode(content, type=_WireProblem)
+    except msgspec.MsgspecError:
+        return None
+    if not problem.code:
+        return None
+    return HubError(
+        problem.detail or problem.title,
+        code=problem.code,
+        status=status or problem.status,
+        fields=[WrongField(each.field, each.message) for each in problem.errors],
+        retry_after_ms=problem.retry_after_ms if retry_after_ms is None else retry_after_ms,
+        accepted=[receipt.id for receipt in problem.receipts if receipt is not None],
+    )
 
 
 def retry_after_ms(response: httpx.Response) -> int | None:

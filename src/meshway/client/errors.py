@@ -5,6 +5,7 @@ ClientError
 │   └── ConnectionLost  the connection broke under a request; `may_have_acted` says whether it can be repeated safely
 ├── HubError            the hub said no: `code` is the stable code of its error tree, `fields` name what is wrong
 │   └── CallError       an agent, or the hub on its behalf, answered a call with a JSON-RPC error
+├── DataNotFetched      a message's data lies in the blob store: `await client.fetch(message)`
 └── UnexpectedAnswer    something answered that does not speak like a hub
 
 Nothing of httpx leaks: its exceptions are translated where it is called.
@@ -17,6 +18,7 @@ __all__ = [
     "CallError",
     "ClientError",
     "ConnectionLost",
+    "DataNotFetched",
     "HubError",
     "HubUnreachable",
     "UnexpectedAnswer",
@@ -69,8 +71,15 @@ class ConnectionLost(HubUnreachable):
         self.last_event_id = last_event_id
 
 
+class DataNotFetched(ClientError):
+    """The data of a message is too large to travel with it."""
+
+
 class HubError(ClientError):
-    """The hub refused or failed. `retry_after_ms` is set where coming back later helps."""
+    """The hub refused or failed. `retry_after_ms` is set where coming back later helps.
+
+    `accepted`: of a batch that was taken in part, the ids of the messages that the hub has.
+    """
 
     def __init__(
         self,
@@ -80,12 +89,14 @@ class HubError(ClientError):
         status: int,
         fields: Sequence[WrongField] = (),
         retry_after_ms: int | None = None,
+        accepted: Sequence[str] = (),
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.status = status
         self.fields = tuple(fields)
         self.retry_after_ms = retry_after_ms
+        self.accepted = tuple(accepted)
 
     def __str__(self) -> str:
         wrong = "; ".join(f"{each.field}: {each.message}" for each in self.fields if each.message not in self.detail)

@@ -304,10 +304,10 @@ async def test_a_stream_that_breaks_says_how_far_it_came():
     assert (caught.value.task_id, caught.value.last_event_id, caught.value.may_have_acted) == ("t", "7", True)
 
 
-async def test_subscribe_resumes_after_an_event():
+async def test_following_a_task_resumes_after_an_event():
     async with fake_hub() as (hub, client):
         hub.answer = sse(frame({"task": TASK}, 9))
-        events = [event async for event in client.subscribe("count", "t-1", last_event_id="7")]
+        events = [event async for event in client.follow_task("count", "t-1", last_event_id="7")]
     assert hub.requests[0].headers["last-event-id"] == "7"
     assert (hub.rpc["method"], hub.rpc["params"]) == ("SubscribeToTask", {"id": "t-1"})
     assert events[0].state == "TASK_STATE_COMPLETED"

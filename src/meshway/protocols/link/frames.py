@@ -16,6 +16,7 @@ from meshway.messaging.receipts import Receipt
 from meshway.messaging.settlements import SettlementItem
 
 __all__ = [
+    "CLIENT_FRAME_TYPES",
     "PROTOCOL_VERSION",
     "Accepted",
     "Ack",
@@ -139,6 +140,7 @@ class Ping(msgspec.Struct, kw_only=True, tag="ping", tag_field="type"):
 
 
 ClientFrame = Subscribe | Credit | Unsubscribe | Settle | Ack | Reply | Publish | Request | Ping
+CLIENT_FRAME_TYPES = ("ack", "credit", "ping", "publish", "reply", "request", "settle", "subscribe", "unsubscribe")
 
 
 # --- hub to client ---
@@ -155,9 +157,10 @@ class Welcome(msgspec.Struct, kw_only=True, tag="welcome", tag_field="type"):
 
 
 class Subscribed(msgspec.Struct, kw_only=True, tag="subscribed", tag_field="type"):
-    """Active: what is sent from here on arrives."""
+    """Active: what is sent from here on arrives. `cursor` (streams, where it is known) goes on from this place."""
 
     id: str
+    cursor: str | None = None
 
 
 class Messages(msgspec.Struct, kw_only=True, tag="messages", tag_field="type"):
@@ -176,10 +179,13 @@ class Missed(msgspec.Struct, kw_only=True, tag="missed", tag_field="type"):
 
 
 class Delivery(msgspec.Struct, kw_only=True):
+    """One hand-out. `lease_ms` is what is left until `lease_until`, for workers whose clocks differ from the hub's."""
+
     delivery_id: str
     attempt: int
     lease_until: str
     message: msgspec.Raw
+    lease_ms: int = 0
 
 
 class Deliveries(msgspec.Struct, kw_only=True, tag="deliveries", tag_field="type"):
