@@ -113,7 +113,7 @@ class Site:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
             self.cancelled.set()
-            if exchange.is_streaming:
+            if exchange.is_feed:
                 exchange.send(b"data: cut\n\n")
                 exchange.end()
             raise

@@ -12,8 +12,9 @@ from meshway.edges.a2a.cards import CardRoute, answer_card, card_route
 from meshway.edges.a2a.meter import CallMeter
 from meshway.edges.a2a.ports import A2AServices
 from meshway.edges.http.exchange import Exchange, RequestHead
+from meshway.edges.http.headers import timeout_ms_of
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, Credentials
-from meshway.kernel.errors import AgentNotFound, Draining, FieldError, InvalidRequest, MeshwayError
+from meshway.kernel.errors import AgentNotFound, Draining, MeshwayError
 from meshway.kernel.ids import AgentId, ContextId, TaskId
 from meshway.kernel.operations import AgentOperation
 from meshway.kernel.principal import Principal
@@ -115,7 +116,7 @@ class A2AEdge:
     def _principal(self, request_head: RequestHead, head: _CallHead) -> Principal:
         if head.credentials is None:
             headers = request_head.headers
-            head.timeout_ms = _timeout_ms(headers)
+            head.timeout_ms = timeout_ms_of(headers)
             head.credentials = self._services.credentials_of(headers)
         return self._services.authenticate(head.credentials)
 
@@ -234,16 +235,6 @@ def _presumed_dialect(rest: str, version: str | None) -> Dialect:
 
 def _dialect_and_id(request: A2ARequest | None, head: _CallHead) -> tuple[Dialect, bytes]:
     return (head.dialect, b"null") if request is None else (request.dialect, request.request_id)
-
-
-def _timeout_ms(headers: Mapping[bytes, bytes]) -> int | None:
-    text = headers.get(b"meshway-timeout-ms")
-    if text is None:
-        return None
-    if not text.isdigit() or not 0 < int(text[:12]) <= 86_400_000:
-        message = "give whole milliseconds from 1 to 86400000"
-        raise InvalidRequest(f"Meshway-Timeout-Ms: {message}", fields=[FieldError("Meshway-Timeout-Ms", message)])
-    return int(text)
 
 
 def _refuse(exchange: Exchange, error: MeshwayError, dialect: Dialect, request_id: bytes, agent: str) -> None:

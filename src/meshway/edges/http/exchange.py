@@ -66,6 +66,7 @@ class Exchange:
         "_transport",
         "body",
         "head",
+        "is_feed",
         "keep_alive",
         "last_write",
         "response_complete",
@@ -80,13 +81,11 @@ class Exchange:
         self.head = head
         self.body = b""
         self.keep_alive = True
+        # Server-sent events are under way: in silence the server's sweep sends comments.
+        self.is_feed = False
         self.response_started = False
         self.response_complete = False
         self.last_write = 0.0
-
-    @property
-    def is_streaming(self) -> bool:
-        return self.response_started and not self.response_complete
 
     def respond(self, status: int, content_type: bytes, body: bytes, headers: HeaderPairs = ()) -> None:
         """Send a whole answer. Does nothing when the client is gone."""
@@ -123,10 +122,19 @@ class Exchange:
         """A block of the handler that ends, without an error, when the hub begins to shut down."""
         return UntilDrain(self._owner.drain_signal)
 
-    def start_stream(self, status: int, content_type: bytes, headers: HeaderPairs = ()) -> None:
-        """Send the head of an answer that goes on; HTTP/1.0 clients get it close-delimited."""
+    def start_stream(
+        self, status: int, content_type: bytes, headers: HeaderPairs = (), *, content_length: int | None = None
+    ) -> None:
+        """Send the head of an answer that goes on; without a length, HTTP/1.0 clients get it close-delimited.
+
+        Who gives a length sends exactly so many bytes before `end`, or calls `abort`.
+        """
         self.response_started = True
-        if self.head.is_http_10:
+        self.is_feed = content_type == b"text/event-stream"
+        if content_length is not None:
+            self._chunked = False
+            headers = (*headers, (b"content-length", b"%d" % content_length))
+        elif self.head.is_http_10:
             self._chunked = False
             self.keep_alive = False
         lines = [STATUS_LINES[status], self._owner.default_header_lines(), b"content-type: %b\r\n" % content_type]

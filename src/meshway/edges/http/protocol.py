@@ -361,7 +361,7 @@ class HubProtocol(HttpToolsProtocol):
         if self._worker is not None:
             self._worker.cancel()
         # It and this object hold each other, and nobody else holds them any more.
-        self.parser = None
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does when a connection is lost
         self.transport.write(answer)
         connection = WebSocketConnection(self.transport, self.runtime, self.server_state)
         self.transport.set_protocol(connection)
@@ -454,7 +454,7 @@ class HubProtocol(HttpToolsProtocol):
             return
         if self._open:
             for exchange in self._open:
-                if exchange.is_streaming and now - exchange.last_write > self.limits.sse_keep_alive_ms / 1000 - 0.25:
+                if exchange.is_feed and now - exchange.last_write > self.limits.sse_keep_alive_ms / 1000 - 0.25:
                     exchange.send(b": keep-alive\n\n")
         elif self._since:
             self._sweep_reading(now - self._since)

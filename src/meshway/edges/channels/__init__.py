@@ -1,0 +1,1 @@
+"""The data calls of channels over HTTP, below ASGI: posts, leases, replies, pages, feeds and blobs."""

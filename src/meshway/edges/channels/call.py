@@ -1,0 +1,62 @@
+"""The head of a data call as the edge understands it: made once per connection while the client repeats itself."""
+
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from meshway.edges.channels.paths import DataCall
+from meshway.edges.channels.ports import ChannelEdgeServices
+from meshway.edges.http.decoding import check_json_type, decode_body, decode_query
+from meshway.edges.http.exchange import Exchange, RequestHead
+from meshway.edges.http.headers import timeout_ms_of
+from meshway.gateway.ports import Credentials
+
+__all__ = ["Call"]
+
+Model = TypeVar("Model", bound=msgspec.Struct)
+
+
+class Call:
+    """Where a request goes, who shows what, and its query."""
+
+    __slots__ = ("_is_json", "_query", "credentials", "head", "kind", "name", "operation", "timeout_ms", "traceparent")
+
+    def __init__(self, place: DataCall, head: RequestHead, services: ChannelEdgeServices) -> None:
+        """Raises: Unauthenticated, InvalidRequest for a header that cannot be read."""
+        self.operation, self.kind, self.name = place
+        self.head = head
+        headers = head.headers
+        self.credentials: Credentials = services.credentials_of(headers)
+        self.timeout_ms = timeout_ms_of(headers)
+        # Only who traces pays for it: a message without a trace is a few bytes shorter in every store.
+        self.traceparent: str | None = None
+        if b"traceparent" in headers:
+            self.traceparent = dict(services.trace_of(headers))[b"traceparent"].decode()
+        self._is_json = False
+        self._query: object = None
+
+    def query(self, model: type[Model]) -> Model:
+        """Raises: InvalidRequest naming every wrong parameter."""
+        known = self._query
+        if not isinstance(known, model):
+            pairs = parse_qsl(self.head.query.decode("latin-1"), keep_blank_values=True)
+            known = self._query = decode_query(pairs, model)
+        return known
+
+    def body(self, exchange: Exchange, decoder: "msgspec.json.Decoder[Model]", model: type[Model]) -> Model:
+        """The body as `model`, which `decoder` decodes.
+
+        Raises: ContentTypeUnsupported, MalformedBody, InvalidRequest with every wrong field.
+        """
+        if not self._is_json:
+            check_json_type(self.head.headers.get(b"content-type", b"").decode("latin-1"))
+            self._is_json = True
+        body = exchange.body
+        # The decoder takes the strings inside raw members on trust, and those of plain ASCII deserve it.
+        if body.isascii():
+            try:
+                return decoder.decode(body)
+            except (msgspec.MsgspecError, RecursionError):
+                pass
+        return decode_body(body, model)
