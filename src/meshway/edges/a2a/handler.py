@@ -5,7 +5,6 @@ gateway, `_relay` writes a stream. Errors are rendered once, in `handle`, in the
 """
 
 import asyncio
-from collections.abc import Mapping
 from urllib.parse import unquote
 
 from meshway.edges.a2a.cards import CardRoute, answer_card, card_route
