@@ -1,6 +1,7 @@
 """Bus in one process: hands messages straight into the buffers of whoever listens."""
 
 import asyncio
+import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,6 +30,8 @@ class EmbeddedBus:
         # Answers go to one place each; looking them up beside the patterns keeps requests cheap.
         self._inboxes: dict[str, asyncio.Future[BusMessage | ReplyTimedOut]] = {}
         self._inbox_number = 0
+        # A name of before a restart must not be the inbox of another request: answers may come that late.
+        self._inbox_prefix = f"{_INBOX}.{secrets.token_hex(8)}"
         # Spreads messages over the members of a group that listen to different patterns.
         self._turn = 0
         self._closed = False
@@ -47,7 +50,7 @@ class EmbeddedBus:
     async def request(self, message: BusMessage, *, timeout_ms: int) -> BusMessage | NoResponder | ReplyTimedOut:
         loop = asyncio.get_running_loop()
         self._inbox_number += 1
-        inbox = f"{_INBOX}.{self._inbox_number}"
+        inbox = f"{self._inbox_prefix}.{self._inbox_number}"
         answer: asyncio.Future[BusMessage | ReplyTimedOut] = loop.create_future()
         self._inboxes[inbox] = answer
         asked = BusMessage(subject=message.subject, data=message.data, headers=message.headers, reply_to=inbox)
