@@ -58,14 +58,10 @@ class PublishEvents:
         check_batch(messages, batch_max=self._settings.batch_max)
         subject = subject_of(ChannelKind.EVENTS, name)
         writer = DocumentWriter(name, Origin(principal.id, self._clock.now_ms(), traceparent))
-        outgoing, receipts = [], []
-        for number, message in enumerate(messages):
-            field = f"messages.{number}"
-            refuse_queue_members(message, field=field)
-            payload = await self._payloads.prepare(message, field=field, keep_ms=_DATA_KEPT_MS)
-            accepted = writer.write(message, payload, field=field)
-            outgoing.append(BusMessage(subject=subject, data=accepted.document))
-            receipts.append(Receipt(id=accepted.id, duplicate=False))
-        await self._bus.publish(outgoing)
-        self._activity.published(name, len(outgoing))
-        return receipts
+        refuse_queue_members(messages)
+        drafts = self._payloads.draft(writer, messages)
+        if drafts.large:
+            await self._payloads.place(drafts, writer, messages, keep_ms=_DATA_KEPT_MS)
+        await self._bus.publish([BusMessage(subject=subject, data=each.document) for each in drafts.accepted])
+        self._activity.published(name, len(messages))
+        return [Receipt(id=each.id, duplicate=False) for each in drafts.accepted]

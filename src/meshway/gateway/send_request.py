@@ -33,14 +33,12 @@ from meshway.messaging.settings import MessagingSettings
 
 __all__ = ["SendRequest"]
 
-# Large data of a request is kept this long beyond its time, for a responder that reads slowly.
-_DATA_KEPT_MS = 3_600_000
 _CACHE_KEY_CHARACTERS_MAX = 1_024
 _TIMEOUT_HEADER = "Meshway-Timeout-Ms"
 # Pools that left with the request still in them; after so many the caller hears that nobody answers.
 _ASKED_MAX = 4
 # Where the members of a message stand while it is rendered; callers wrote them at the root of the body.
-_FIELD = "request"
+_FIELD = "messages.0"
 _BUSY_RETRY_AFTER_MS = 1_000
 _TAKEN = b"{}"
 
@@ -91,7 +89,7 @@ class SendRequest:
         wait_ms = self._wait_of(kind, name, body_ms=request.timeout_ms, header_ms=timeout_ms)
         ttl_ms = self._ttl_of(kind, request)
         origin = Origin(principal.id, self._clock.now_ms(), traceparent)
-        document = await self._render(name, request, origin, keep_ms=wait_ms + _DATA_KEPT_MS)
+        document = await self._render(name, request, origin, keep_ms=wait_ms)
         message = BusMessage(subject=subject_of(kind, name), data=document)
         if ttl_ms is None or request.cache_key is None:
             return await self._ask(kind, name, message, wait_ms)
@@ -172,11 +170,14 @@ class SendRequest:
             content_type=request.content_type,
             attributes=request.attributes,
         )
+        writer = DocumentWriter(name, origin)
         try:
-            payload = await self._payloads.prepare(message, field=_FIELD, keep_ms=keep_ms)
-            return DocumentWriter(name, origin).write(message, payload, field=_FIELD).document
+            drafts = self._payloads.draft(writer, [message])
+            if drafts.large:
+                await self._payloads.place(drafts, writer, [message], keep_ms=keep_ms)
         except InvalidRequest as error:
             raise _at_root(error) from None
+        return drafts.accepted[0].document
 
     def _wait_of(self, kind: ChannelKind, name: ChannelName, *, body_ms: int | None, header_ms: int | None) -> int:
         longest = self._settings.request_timeout_max_ms
@@ -210,8 +211,13 @@ class SendRequest:
 
 def _at_root(error: InvalidRequest) -> InvalidRequest:
     """The same complaint about the members of the body itself."""
-    fields = [FieldError(each.field.removeprefix(f"{_FIELD}."), each.message) for each in error.fields]
-    return InvalidRequest(error.detail.removeprefix(f"{_FIELD}."), fields=fields)
+    fields = [FieldError(_rooted(each.field), each.message) for each in error.fields]
+    return InvalidRequest(_rooted(error.detail), fields=fields)
+
+
+def _rooted(text: str) -> str:
+    # What is wrong with the message as a whole is that it has not exactly one kind of data.
+    return text.removeprefix(f"{_FIELD}.") if text.startswith(f"{_FIELD}.") else text.replace(_FIELD, "data", 1)
 
 
 def _wrong(field: str, message: str) -> InvalidRequest:

@@ -17,20 +17,19 @@ def check_batch(messages: Sequence[IncomingMessage], *, batch_max: int) -> None:
         raise _wrong("messages", f"{wrong}; send 1 to {batch_max} in one post")
 
 
-def refuse_queue_members(message: IncomingMessage, *, field: str) -> None:
-    """For the kinds that hand out at once and to everybody. Raises: InvalidRequest naming the member below `field`."""
-    if (
-        message.delay_ms is None
-        and message.deliver_at is None
-        and message.expires_in_ms is None
-        and message.priority is None
-        and message.dedupe_id is None
-        and message.ordering_key is None
-    ):
-        return
-    for name in _QUEUE_MEMBERS:
-        if getattr(message, name) is not None:
-            raise _wrong(f"{field}.{name}", "is for queues only; leave it out")
+def refuse_queue_members(messages: Sequence[IncomingMessage]) -> None:
+    """For the kinds that hand out at once. Raises: InvalidRequest naming the member (`messages.3.delay_ms`)."""
+    for number, message in enumerate(messages):
+        if not (
+            message.delay_ms is None
+            and message.deliver_at is None
+            and message.expires_in_ms is None
+            and message.priority is None
+            and message.dedupe_id is None
+            and message.ordering_key is None
+        ):
+            name = next(name for name in _QUEUE_MEMBERS if getattr(message, name) is not None)
+            raise _wrong(f"messages.{number}.{name}", "is for queues only; leave it out")
 
 
 def _wrong(field: str, message: str) -> InvalidRequest:
