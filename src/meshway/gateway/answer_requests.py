@@ -121,15 +121,17 @@ class AnswerRequests:
                 return []
 
     async def reply(
-        self, principal: Principal, kind: ChannelKind, channel: str | None, answer: ReplyIn
+        self, principal: Principal, kind: ChannelKind | None, channel: str | None, answer: ReplyIn
     ) -> Literal["done", "stale"]:
         """Bring an answer to its caller. `done`: the caller has it; `stale`: nobody waits for it (any more).
 
+        `kind` and `channel` are what the answer was sent to, None where the way there names none.
         The first answer counts. One that is refused here leaves the request open for another answer.
         Raises: Forbidden, InvalidRequest naming the member, PayloadTooLarge, EngineUnavailable.
         """
         self._admission.admit_channel(principal)
-        check_request_kind(kind)
+        if kind is not None:
+            check_request_kind(kind)
         ticket = self._tickets.read(kind, answer.request_id)
         if channel is not None and not pattern_covers(parse_channel_pattern(channel), ticket.channel):
             raise _wrong("request_id", f"belongs to channel {ticket.channel!r}; answer there")

@@ -28,6 +28,14 @@ class LeaseMessages:
     def __init__(self, places: QueuePlaces) -> None:
         self._places = places
 
+    def admit(self, principal: Principal, queue: str) -> None:
+        """What `execute` would refuse at once, for who goes on to lease again and again.
+
+        Raises: Forbidden, InvalidRequest naming `channel`.
+        """
+        self._places.admission.admit_channel(principal)
+        parse_channel_name(queue)
+
     async def execute(self, principal: Principal, queue: str, *, count: int, wait_ms: int) -> Sequence[HeldDelivery]:
         """Up to `count` (1 to 1,000): highest priority first, then oldest.
 

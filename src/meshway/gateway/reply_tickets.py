@@ -19,6 +19,7 @@ from meshway.messaging.names import ChannelKind, ChannelName
 __all__ = ["ReplyTicket", "ReplyTickets"]
 
 _CONTEXT = "reply"
+_KINDS = (ChannelKind.COMMANDS, ChannelKind.QUERIES)
 # A guess is right with 2**-128; half of the hash is as good as all of it (RFC 2104, 5).
 _MARK_BYTES = 16
 _KEY_BYTES = 32
@@ -54,13 +55,15 @@ class ReplyTickets:
         said = _armour(f"{ticket.deadline_ms} {ticket.reply_to} {ticket.channel}".encode())
         return f"{self._sealed_key}~{said}~{_mark(self._key, kind, said)}"
 
-    def read(self, kind: ChannelKind, text: str) -> ReplyTicket:
-        """Raises: InvalidRequest naming `request_id` when it is no id of a request of this kind."""
+    def read(self, kind: ChannelKind | None, text: str) -> ReplyTicket:
+        """None is any kind. Raises: InvalidRequest naming `request_id` when it is no id of a request of this kind."""
         parts = text.split("~")
         if len(parts) != 3 or len(text) > _TICKET_CHARACTERS_MAX or not text.isascii():
             raise _unknown()
         sealed_key, said, mark = parts
-        if not hmac.compare_digest(mark, _mark(self._key_of(sealed_key), kind, said)):
+        key = self._key_of(sealed_key)
+        kinds = _KINDS if kind is None else (kind,)
+        if not any(hmac.compare_digest(mark, _mark(key, each, said)) for each in kinds):
             raise _unknown()
         deadline, reply_to, channel = base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)).decode().split(" ")
         return ReplyTicket(reply_to, int(deadline), ChannelName(channel))
