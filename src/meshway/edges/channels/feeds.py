@@ -57,7 +57,12 @@ class Feeds:
         wait_ms = 0 if exchange.is_draining else query.wait_ms
         with exchange.until_drain():
             page = await self._streams.page(
-                principal, call.name, start=query.start, reader=query.reader, limit=query.limit, wait_ms=wait_ms
+                principal,
+                call.name,
+                start=query.cursor or query.start,
+                reader=None if query.cursor else query.reader,
+                limit=query.limit,
+                wait_ms=wait_ms,
             )
             documents = b",".join([item.document for item in page.items])
             body = b'{"items":[%b],"next_cursor":%b}' % (documents, _encode(page.next_start))

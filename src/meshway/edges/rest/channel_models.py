@@ -181,18 +181,19 @@ class EventsQuery(_Body, frozen=True, kw_only=True):
 
 
 class TailQuery(_Body, frozen=True, kw_only=True):
-    """Where to begin."""
+    """Where to begin: at `new` where nothing is said."""
 
-    start: Start = msgspec.field(name="from", default="new")
+    start: Start | None = msgspec.field(name="from", default=None)
     reader: Annotated[str, msgspec.Meta(description="Begin after this reader's position.")] | None = None
 
 
 class StreamPageQuery(_Body, frozen=True, kw_only=True):
-    """Which part of a stream."""
+    """Which part of a stream; `cursor` goes on behind the page it came with, and counts more than `from`."""
 
-    start: Start = msgspec.field(name="from", default="new")
+    start: Start | None = msgspec.field(name="from", default=None)
     reader: Annotated[str, msgspec.Meta(description="Begin after this reader's position.")] | None = None
     limit: Limit = LIMIT_DEFAULT
+    cursor: Cursor | None = None
     wait_ms: WaitMs = 0
 
 

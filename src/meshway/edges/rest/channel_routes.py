@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from meshway.edges.rest import channel_models as models
-from meshway.edges.rest import channels, queues, readers
+from meshway.edges.rest import blobs, channels, queues, readers
 from meshway.edges.rest.operations import Answers, Operation
 from meshway.messaging.channel import defaults_of
 from meshway.messaging.incoming import IncomingBatch
@@ -342,6 +342,7 @@ _BLOBS = (
         id="storeBlob",
         tag="blobs",
         summary="Store data too large for a message",
+        handler=blobs.store_blob,
         raw_bodies={"application/octet-stream": "The content, of any size the hub takes."},
         answers=Answers({201: models.BlobView}),
     ),
