@@ -1,21 +1,30 @@
-"""The control plane with everything real below it, except the store (in memory) and the network (cards from a dict)."""
+"""The control plane with everything real below it, except the registry's store (in memory) and the network (a dict).
+
+Channels stand on an embedded engine in a folder of their own.
+"""
 
 import asyncio
 import json
 import random
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import uvicorn
 from starlette.applications import Starlette
 
+from meshway.assembly.channels import ChannelGround, build_channels
+from meshway.assembly.duties import Duties
 from meshway.edges.rest import AgentUseCases, HubStatus, RestServices, RestSettings, build_rest_app
+from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
 from meshway.engine.ports import EngineHealth
 from meshway.gateway.admission import Admission
 from meshway.gateway.agent_credentials import AgentCredentials
+from meshway.gateway.channel_use_cases import ChannelUseCases
 from meshway.gateway.drain_agent import DrainAgent, ResumeAgent
 from meshway.gateway.find_agents import FindAgents, ShowAgent
 from meshway.gateway.heartbeat_agent import HeartbeatAgent
@@ -30,6 +39,7 @@ from meshway.gateway.watch_agents import WatchAgents
 from meshway.kernel.clock import SystemClock
 from meshway.kernel.errors import MeshwayError, UpstreamUnreachable
 from meshway.kernel.metrics import NullMetrics
+from meshway.messaging.settings import MessagingSettings
 from meshway.protocols.a2a.card import read_card
 from meshway.registry.agent_store import AgentStore
 from meshway.registry.directory import Directory
@@ -114,6 +124,11 @@ class RestHub:
     balancer: Balancer
     services: RestServices
 
+    @property
+    def channels(self) -> ChannelUseCases:
+        """The verbs whose calls are not served here: for putting messages where the control plane finds them."""
+        return self.services.channels
+
     async def register(self, agent_id: str, *, url: str | None = None, **more: object) -> dict[str, object]:
         """Register by URL at an agent that answers."""
         url = url or f"http://{agent_id}.test"
@@ -125,11 +140,33 @@ class RestHub:
 
 
 @asynccontextmanager
+async def channel_verbs(admission: Admission, settings: MessagingSettings) -> AsyncIterator[ChannelUseCases]:
+    """The verbs of channels on an engine of their own."""
+    clock, metrics = SystemClock(), NullMetrics()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = await open_embedded_engine(Path(folder), settings=EmbeddedSettings(), clock=clock, metrics=metrics)
+        try:
+            async with Duties() as duties:
+                ground = ChannelGround(
+                    engine=engine,
+                    admission=admission,
+                    secret_box=FakeSecretBox(),
+                    settings=settings,
+                    clock=clock,
+                    metrics=metrics,
+                )
+                yield await build_channels(ground, duties)
+        finally:
+            await engine.close()
+
+
+@asynccontextmanager
 async def rest_hub(
     *,
     open_allowed: bool = True,
     settings: RestSettings | None = None,
     registry: RegistrySettings | None = None,
+    messaging: MessagingSettings | None = None,
     is_started: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[RestHub]:
     clock, store, network, engine = SystemClock(), FakeKeyValue(), Network(), FakeEngine()
@@ -151,36 +188,38 @@ async def rest_hub(
         settings=registry,
     )
     status = HubStatus(version="1.2.3", engine=engine, is_started=is_started, agents_count=lambda: len(directory))
-    services = RestServices(
-        agents=AgentUseCases(
-            register=RegisterAgent(places),
-            find=FindAgents(places),
-            show=ShowAgent(places),
-            update=UpdateAgent(places),
-            remove=RemoveAgent(places),
-            drain=DrainAgent(places),
-            resume=ResumeAgent(places),
-            heartbeat=HeartbeatAgent(places, balancer),
-            instances=ManageInstances(places),
-            watch=WatchAgents(places),
-            in_flight=balancer.in_flight,
-        ),
-        keys=ManageKeys(keys, admission, clock=clock),
-        status=status,
-        principal_of=lambda headers: keys.authenticate(read_credentials(headers)),
-        render_metrics=lambda: (b"meshway_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
-        metrics=NullMetrics(),
-    )
-    app = build_rest_app(services, settings)
-    async with asyncio.TaskGroup() as duties:
-        follow = duties.create_task(directory.run())
-        await directory.wait_ready()
-        await keys.start()
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
-            yield RestHub(app, http, network, store, keys, engine, status, balancer, services)
-        await keys.aclose()
-        follow.cancel()
+    async with channel_verbs(admission, messaging or MessagingSettings()) as channels:
+        services = RestServices(
+            agents=AgentUseCases(
+                register=RegisterAgent(places),
+                find=FindAgents(places),
+                show=ShowAgent(places),
+                update=UpdateAgent(places),
+                remove=RemoveAgent(places),
+                drain=DrainAgent(places),
+                resume=ResumeAgent(places),
+                heartbeat=HeartbeatAgent(places, balancer),
+                instances=ManageInstances(places),
+                watch=WatchAgents(places),
+                in_flight=balancer.in_flight,
+            ),
+            channels=channels,
+            keys=ManageKeys(keys, admission, clock=clock),
+            status=status,
+            principal_of=lambda headers: keys.authenticate(read_credentials(headers)),
+            render_metrics=lambda: (b"meshway_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
+            metrics=NullMetrics(),
+        )
+        app = build_rest_app(services, settings)
+        async with asyncio.TaskGroup() as duties:
+            follow = duties.create_task(directory.run())
+            await directory.wait_ready()
+            await keys.start()
+            transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
+                yield RestHub(app, http, network, store, keys, engine, status, balancer, services)
+            await keys.aclose()
+            follow.cancel()
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from meshway import __version__
+from meshway.assembly.channels import ChannelGround, build_channels
 from meshway.assembly.configured_agents import ConfiguredAgents
 from meshway.assembly.door import HubGate, base_url_of, principal_of_pairs, shown_credentials
 from meshway.assembly.duties import Duties
@@ -24,6 +25,7 @@ from meshway.engine.ports import Engine
 from meshway.gateway.admission import Admission
 from meshway.gateway.agent_credentials import AgentCredentials
 from meshway.gateway.call_agent import CallAgent, CallPlaces
+from meshway.gateway.channel_use_cases import ChannelUseCases
 from meshway.gateway.drain_agent import DrainAgent, ResumeAgent
 from meshway.gateway.find_agents import FindAgents, ShowAgent
 from meshway.gateway.heartbeat_agent import HeartbeatAgent
@@ -31,6 +33,7 @@ from meshway.gateway.instance_reader import InstanceReader
 from meshway.gateway.list_tasks import ListTasks
 from meshway.gateway.manage_instances import ManageInstances
 from meshway.gateway.manage_keys import ManageKeys
+from meshway.gateway.ports import SecretBox
 from meshway.gateway.refresh_card import RefreshCard
 from meshway.gateway.register_agent import RegisterAgent
 from meshway.gateway.registry_places import RegistryPlaces
@@ -86,6 +89,7 @@ class _Ground:
     engine: Engine
     keys: KeyRing
     credentials: AgentCredentials
+    secret_box: SecretBox
     egress: CheckedEgress
     loopback: bool
     url: str
@@ -122,13 +126,15 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     check_listen_address(settings.host, authenticated=keys.is_configured, insecure=settings.insecure)
     egress = CheckedEgress(settings.egress, loopback=loopback, clock=clock)
     stack.callback(egress.close)
+    secret_box = open_secret_box(data_dir, secret_key=settings.secret_key)
     return _Ground(
         settings=settings,
         clock=clock,
         metrics=metrics,
         engine=engine,
         keys=keys,
-        credentials=AgentCredentials(open_secret_box(data_dir, secret_key=settings.secret_key)),
+        credentials=AgentCredentials(secret_box),
+        secret_box=secret_box,
         egress=egress,
         loopback=loopback,
         url=settings.public_url or f"http://{_shown_host(settings.host)}:{port}",
@@ -191,7 +197,18 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
         admission=places.admission,
         transport=transport,
     )
-    rest = _rest_services(ground, places, register, balancer, status)
+    channels = await build_channels(
+        ChannelGround(
+            engine=ground.engine,
+            admission=places.admission,
+            secret_box=ground.secret_box,
+            settings=settings.messaging,
+            clock=clock,
+            metrics=metrics,
+        ),
+        duties,
+    )
+    rest = _rest_services(ground, places, register, balancer, status, channels)
     server = _server(ground, _a2a_edge(ground, places, calls), rest, places.admission)
     configured = ConfiguredAgents(register, settings.agents)
     return Hub(server, ground.url, ground.engine, status, configured, duties)
@@ -221,7 +238,12 @@ def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2A
 
 
 def _rest_services(
-    ground: _Ground, places: RegistryPlaces, register: RegisterAgent, balancer: Balancer, status: HubStatus
+    ground: _Ground,
+    places: RegistryPlaces,
+    register: RegisterAgent,
+    balancer: Balancer,
+    status: HubStatus,
+    channels: ChannelUseCases,
 ) -> RestServices:
     agents = AgentUseCases(
         register=register,
@@ -238,6 +260,7 @@ def _rest_services(
     )
     return RestServices(
         agents=agents,
+        channels=channels,
         keys=ManageKeys(ground.keys, places.admission, clock=ground.clock),
         status=status,
         principal_of=principal_of_pairs(ground.keys),

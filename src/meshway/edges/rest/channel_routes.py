@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from meshway.edges.rest import channel_models as models
 from meshway.edges.rest import blobs, channels, queues, readers
+from meshway.edges.rest import channel_models as models
 from meshway.edges.rest.operations import Answers, Operation
 from meshway.messaging.channel import defaults_of
 from meshway.messaging.incoming import IncomingBatch

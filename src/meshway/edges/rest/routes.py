@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from meshway.edges.rest import agents, health, keys, pages, watch
+from meshway.edges.rest.channel_routes import channel_operations
 from meshway.edges.rest.models import (
     AgentListQuery,
     AgentPage,
@@ -31,7 +32,7 @@ _ONE_AGENT = ("agent_not_found",)
 
 def route_table(serve_openapi: OperationHandler) -> Sequence[Operation]:
     """Every operation, in the order in which paths are tried."""
-    return (*_AGENTS, *_INSTANCES, *_KEYS, *_operations(serve_openapi))
+    return (*_AGENTS, *_INSTANCES, *channel_operations(), *_KEYS, *_operations(serve_openapi))
 
 
 _AGENTS = (

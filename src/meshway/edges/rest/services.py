@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from meshway.engine.ports import EngineHealth
+from meshway.gateway.channel_use_cases import ChannelUseCases
 from meshway.gateway.drain_agent import DrainAgent, ResumeAgent
 from meshway.gateway.find_agents import FindAgents, ShowAgent
 from meshway.gateway.heartbeat_agent import HeartbeatAgent
@@ -72,6 +73,7 @@ class RestServices:
     """Everything `build_rest_app` needs."""
 
     agents: AgentUseCases
+    channels: ChannelUseCases
     keys: ManageKeys
     status: HubStatus
     principal_of: PrincipalOf
