@@ -1,6 +1,6 @@
 """Configure, show, list and delete channels of all kinds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -10,7 +10,7 @@ from meshway.gateway.channel_places import ChannelPlaces
 from meshway.kernel.pages import Page
 from meshway.kernel.principal import Principal
 from meshway.messaging.channel import Channel, ChannelSettings
-from meshway.messaging.names import ChannelKind
+from meshway.messaging.names import ChannelKind, ChannelName
 from meshway.messaging.readers import StreamReader
 
 __all__ = ["ChannelInfo", "LiveFigures", "ManageChannels"]
@@ -19,10 +19,10 @@ __all__ = ["ChannelInfo", "LiveFigures", "ManageChannels"]
 class LiveFigures(Protocol):
     """What this hub has seen of channels that keep nothing: events, commands, queries."""
 
-    def figures_of(self, kind: ChannelKind, name: str) -> dict[str, int]:
+    def figures_of(self, kind: ChannelKind, name: ChannelName) -> dict[str, int]:
         """Empty for a channel it has not seen, or has forgotten."""
 
-    def names(self, kind: ChannelKind) -> Sequence[str]:
+    def names(self, kind: ChannelKind) -> Iterable[ChannelName]:
         """Channels with figures, in any order."""
 
 
