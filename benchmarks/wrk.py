@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.processes import LOAD_CORE, CoreLoad, pinned
 
-__all__ = ["CALL", "Load", "run_wrk"]
+__all__ = ["CALL", "Load", "run_wrk", "run_wrk_post"]
 
 CALL = {
     "jsonrpc": "2.0",
@@ -55,10 +55,15 @@ class Load:
 
 
 def run_wrk(url: str, *, connections: int, seconds: float, key: str | None, folder: Path) -> Load:
-    """Load `url` for whole seconds, at least one: wrk knows no shorter."""
+    """Load `url` with the one call for whole seconds, at least one: wrk knows no shorter."""
+    return run_wrk_post(url, CALL, connections=connections, seconds=seconds, key=key, folder=folder)
+
+
+def run_wrk_post(url: str, body: object, *, connections: int, seconds: float, key: str | None, folder: Path) -> Load:
+    """The same with any JSON body."""
     script = folder / "call.lua"
     lua_key = f'wrk.headers["Authorization"] = "Bearer {key}"' if key else ""
-    script.write_text(_SCRIPT % {"body": f"[==[{json.dumps(CALL)}]==]", "key": lua_key})
+    script.write_text(_SCRIPT % {"body": f"[==[{json.dumps(body)}]==]", "key": lua_key})
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), url]
     with CoreLoad(LOAD_CORE) as load:
         output = subprocess.run(pinned(LOAD_CORE, command), capture_output=True, text=True, check=True).stdout

@@ -39,7 +39,7 @@ from meshway.messaging.retention import StreamRetention
 from meshway.messaging.settings import MessagingSettings
 from meshway.messaging.subscription_places import SubscriptionPlaces
 
-__all__ = ["ChannelGround", "build_channels"]
+__all__ = ["ChannelGround", "Channels", "build_channels"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,15 @@ class ChannelGround:
     metrics: Metrics
 
 
-async def build_channels(ground: ChannelGround, duties: Duties) -> ChannelUseCases:
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The room as the edges see it."""
+
+    use_cases: ChannelUseCases
+    subscriptions: SubscriptionPlaces
+
+
+async def build_channels(ground: ChannelGround, duties: Duties) -> Channels:
     """Every verb, once the channels of before are known; the duties run until `duties` ends."""
     engine, settings, clock = ground.engine, ground.settings, ground.clock
     book = ChannelBook(engine.key_value, engine.queue_admin, settings=settings, clock=clock)
@@ -88,7 +96,7 @@ async def build_channels(ground: ChannelGround, duties: Duties) -> ChannelUseCas
     bus = engine.bus
     admission = ground.admission
     send_request, answer_requests = _requests(ground, duties, places, activity, subscriptions)
-    return ChannelUseCases(
+    use_cases = ChannelUseCases(
         publish_events=PublishEvents(bus, payloads, activity, admission=admission, settings=settings, clock=clock),
         subscribe_events=SubscribeEvents(bus, activity, admission=admission, places=subscriptions, settings=settings),
         append_to_stream=AppendToStream(places, retention),
@@ -106,6 +114,7 @@ async def build_channels(ground: ChannelGround, duties: Duties) -> ChannelUseCas
         store_blob=StoreBlob(engine.blobs, admission, settings=settings),
         fetch_blob=FetchBlob(engine.blobs, admission),
     )
+    return Channels(use_cases, subscriptions)
 
 
 def _requests(

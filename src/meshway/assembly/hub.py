@@ -16,6 +16,8 @@ from meshway.assembly.door import HubGate, base_url_of, principal_of_pairs, show
 from meshway.assembly.duties import Duties
 from meshway.edges.a2a.handler import A2AEdge
 from meshway.edges.a2a.ports import A2AServices
+from meshway.edges.channels.handler import ChannelsEdge
+from meshway.edges.channels.ports import ChannelEdgeServices
 from meshway.edges.http.runtime import HttpRuntime
 from meshway.edges.http.server import HubServer
 from meshway.edges.rest.app import build_rest_app
@@ -93,6 +95,14 @@ class _Ground:
     egress: CheckedEgress
     loopback: bool
     url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """The data planes that enter below ASGI."""
+
+    a2a: A2AEdge
+    channels: ChannelsEdge
 
 
 @asynccontextmanager
@@ -208,8 +218,9 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
         ),
         duties,
     )
-    rest = _rest_services(ground, places, register, balancer, status, channels)
-    server = _server(ground, _a2a_edge(ground, places, calls), rest, places.admission)
+    rest = _rest_services(ground, places, register, balancer, status, channels.use_cases)
+    edges = _Edges(_a2a_edge(ground, places, calls), _channels_edge(ground, channels.use_cases))
+    server = _server(ground, edges, rest, places.admission)
     configured = ConfiguredAgents(register, settings.agents)
     return Hub(server, ground.url, ground.engine, status, configured, duties)
 
@@ -269,7 +280,20 @@ def _rest_services(
     )
 
 
-def _server(ground: _Ground, edge: A2AEdge, rest: RestServices, admission: Admission) -> HubServer:
+def _channels_edge(ground: _Ground, use_cases: ChannelUseCases) -> ChannelsEdge:
+    return ChannelsEdge(
+        ChannelEdgeServices(
+            use_cases=use_cases,
+            credentials_of=shown_credentials,
+            authenticate=ground.keys.authenticate,
+            trace_of=_trace_of(Tracer(random.Random())),  # noqa: S311  as for the A2A edge
+            clock=ground.clock,
+            metrics=ground.metrics,
+        )
+    )
+
+
+def _server(ground: _Ground, edges: _Edges, rest: RestServices, admission: Admission) -> HubServer:
     settings = ground.settings
     rules = HostRules(
         settings.hosts,
@@ -278,7 +302,8 @@ def _server(ground: _Ground, edge: A2AEdge, rest: RestServices, admission: Admis
         demands_key=lambda: ground.keys.demands_key,
     )
     runtime = HttpRuntime(
-        routes={b"a2a": edge.handle},
+        routes={b"a2a": edges.a2a.handle},
+        data_route=edges.channels.route,
         gate=HubGate(rules, ground.keys),
         settings=settings.http,
         metrics=ground.metrics,
