@@ -45,7 +45,8 @@ class EnqueueMessages:
         channel = places.channels.find(_QUEUES, queue)
         name = parse_channel_name(queue) if channel is None else channel.name
         check_batch(messages, batch_max=places.settings.batch_max)
-        settings = places.settings_of(name)
+        settings = places.settings_of(name) if channel is None else channel.settings
+        assert isinstance(settings, QueueChannelSettings)
         now_ms = places.clock.now_ms()
         terms = [
             terms_of(message, ordered=settings.ordered, now_ms=now_ms, field=f"messages.{index}")

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from meshway.engine.ports import SettleOutcome
 from meshway.gateway.queue_places import QueuePlaces, check_between
@@ -25,8 +25,10 @@ _DONE, _STALE = SettleOutcome.DONE.value, SettleOutcome.STALE.value
 class SettleDeliveries:
     """Of all final settlements of one delivery at most one is `done`."""
 
-    def __init__(self, places: QueuePlaces) -> None:
+    def __init__(self, places: QueuePlaces, *, chance: Callable[[], float] = random.random) -> None:
+        """`chance`, in [0, 1), spreads the back-off; it is no secret."""
         self._places = places
+        self._chance = chance
 
     async def execute(self, principal: Principal, queue: str, settlements: Sequence[SettlementItem]) -> Sequence[str]:
         """`done` or `stale` for each, in order; unknown, foreign and malformed deliveries are `stale`.
@@ -46,7 +48,7 @@ class SettleDeliveries:
             settlements,
             settings=places.settings_of(name),
             now_ms=places.clock.now_ms(),
-            chance=random.random,  # jitter, no secret
+            chance=self._chance,
         )
         outcomes = [_STALE] * len(settlements)
         if plan.settlements:

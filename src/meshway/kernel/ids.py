@@ -1,7 +1,7 @@
 """Names of things. Ids are NewTypes over str: the type says what they name, the wire sees plain text."""
 
+import os
 import re
-import uuid
 from typing import NewType
 
 from meshway.kernel.errors import FieldError, InvalidRequest
@@ -27,13 +27,18 @@ PrincipalId = NewType("PrincipalId", str)
 
 # A DNS label: it fits a path segment, a host name and a NATS subject token without escaping.
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# The bits of a UUID that are random in version 4, and those that say so.
+_UUID_RANDOM = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
+_UUID_4 = 0x00000000_0000_4000_8000_000000000000
 # `GET /v1/agents/watch` is the change feed, so no agent may be called that.
 _RESERVED_AGENT_IDS = frozenset({"watch"})
 
 
 def new_id() -> str:
     """A fresh random id, 36 characters (UUID 4): as long as the A2A SDK's database columns allow."""
-    return str(uuid.uuid4())
+    # As uuid.uuid4 does it (RFC 9562, 5.4), at half the cost: every message takes one.
+    digits = f"{int.from_bytes(os.urandom(16), 'big') & _UUID_RANDOM | _UUID_4:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_agent_id(text: str, *, field: str = "id") -> AgentId:

@@ -9,6 +9,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -126,7 +127,14 @@ def with_sequence(document: bytes, sequence: int) -> bytes:
 
 def rfc3339(at_ms: int) -> str:
     """UTC with milliseconds."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
+    seconds, milliseconds = divmod(at_ms, 1000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+# Thousands of messages share a second, and the calendar costs as much as the rest of a short document.
+@lru_cache(maxsize=16)
+def _to_the_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _json_payload(message: IncomingMessage, content_type: bytes, inline_bytes_max: int) -> Payload:
