@@ -10,7 +10,7 @@ from meshway.edges.rest.channel_models import EventsQuery, StreamPageQuery, Tail
 from meshway.gateway.channel_use_cases import ChannelUseCases
 from meshway.kernel.principal import Principal
 from meshway.messaging.events import MissedEvents
-from meshway.messaging.stream_items import StreamItem
+from meshway.messaging.stream_items import StreamItem, StreamPage
 from meshway.protocols.sse import frame
 
 __all__ = ["Feeds"]
@@ -53,21 +53,32 @@ class Feeds:
 
     async def page(self, exchange: Exchange, call: Call, principal: Principal) -> int:
         query = call.query(StreamPageQuery)
-        body = b'{"items":[],"next_cursor":null}'
-        wait_ms = 0 if exchange.is_draining else query.wait_ms
-        with exchange.until_drain():
-            page = await self._streams.page(
-                principal,
-                call.name,
-                start=query.cursor or query.start,
-                reader=None if query.cursor else query.reader,
-                limit=query.limit,
-                wait_ms=wait_ms,
-            )
-            documents = b",".join([item.document for item in page.items])
-            body = b'{"items":[%b],"next_cursor":%b}' % (documents, _encode(page.next_start))
-        exchange.respond(200, _JSON, body, _NO_STORE)
+        page: StreamPage | None = None
+        if query.wait_ms:
+            with exchange.until_drain():
+                page = await self._page(call, principal, query, wait_ms=query.wait_ms)
+        if page is None:
+            page = await self._page(call, principal, query, wait_ms=0)
+        exchange.respond(200, _JSON, _rendered(page, query.limit), _NO_STORE)
         return 200
+
+    async def _page(self, call: Call, principal: Principal, query: StreamPageQuery, *, wait_ms: int) -> StreamPage:
+        return await self._streams.page(
+            principal,
+            call.name,
+            start=query.cursor or query.start,
+            reader=None if query.cursor else query.reader,
+            limit=query.limit,
+            wait_ms=wait_ms,
+        )
+
+
+def _rendered(page: StreamPage, limit: int) -> bytes:
+    """A page with room left ends at the present end: lists are over where there is no next cursor."""
+    documents = b",".join([item.document for item in page.items])
+    next_from = _encode(page.next_start)
+    next_cursor = next_from if len(page.items) >= limit else b"null"
+    return b'{"items":[%b],"next_cursor":%b,"next_from":%b}' % (documents, next_cursor, next_from)
 
 
 def _event_frame(item: bytes | MissedEvents) -> bytes:

@@ -43,6 +43,7 @@ __all__ = [
     "RequestsView",
     "SettleBody",
     "StreamPageQuery",
+    "StreamPageView",
     "TailQuery",
 ]
 
@@ -162,6 +163,12 @@ class ReceiptsView(_View, frozen=True, kw_only=True):
     """One receipt for each message, in order; streams give its `sequence`."""
 
     receipts: tuple[Receipt, ...]
+
+
+class StreamPageView(MessagePage, frozen=True, kw_only=True):
+    """Messages of a stream in order; `next_cursor` is null at its present end, `next_from` is where to go on later."""
+
+    next_from: str
 
 
 class BlobView(_View, frozen=True, kw_only=True):

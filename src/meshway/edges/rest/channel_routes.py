@@ -191,7 +191,7 @@ _STREAMS = (
         summary="Read a page",
         description="`next_cursor` is the `from` of the page that follows.",
         query=models.StreamPageQuery,
-        answers=Answers({200: models.MessagePage}),
+        answers=Answers({200: models.StreamPageView}),
         problems=("reader_not_found",),
     ),
 )
