@@ -8,10 +8,11 @@ neither ends the connection. Times are RFC 3339 UTC; unknown members are ignored
 Documents of messages are `msgspec.Raw` here: the hub passes them on as they are stored.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from meshway.messaging.incoming import DataRef
 from meshway.messaging.receipts import Receipt
 from meshway.messaging.settlements import SettlementItem
 
@@ -30,6 +31,7 @@ __all__ = [
     "HubFrame",
     "Messages",
     "Missed",
+    "Name",
     "Ping",
     "Pong",
     "Publish",
@@ -52,6 +54,8 @@ __all__ = [
 PROTOCOL_VERSION = 1
 
 Kind = Literal["events", "streams", "queues", "commands", "queries"]
+# The client's own name for a subscription or a request, repeated in each answer.
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
 
 # --- client to hub ---
@@ -65,7 +69,7 @@ class Subscribe(msgspec.Struct, kw_only=True, tag="subscribe", tag_field="type")
     queries: this connection answers.
     """
 
-    id: str
+    id: Name
     kind: Kind
     channel: str
     credit: int = 0
@@ -78,16 +82,16 @@ class Subscribe(msgspec.Struct, kw_only=True, tag="subscribe", tag_field="type")
 class Credit(msgspec.Struct, kw_only=True, tag="credit", tag_field="type"):
     """Grant so many more messages to a subscription."""
 
-    id: str
+    id: Name
     messages: int
 
 
 class Unsubscribe(msgspec.Struct, kw_only=True, tag="unsubscribe", tag_field="type"):
-    id: str
+    id: Name
 
 
 class Settle(msgspec.Struct, kw_only=True, tag="settle", tag_field="type"):
-    ref: str
+    ref: Name
     queue: str
     settlements: list[SettlementItem]
 
@@ -95,7 +99,7 @@ class Settle(msgspec.Struct, kw_only=True, tag="settle", tag_field="type"):
 class Ack(msgspec.Struct, kw_only=True, tag="ack", tag_field="type"):
     """A reader of a stream has everything up to `sequence`."""
 
-    ref: str
+    ref: Name
     channel: str
     reader: str
     sequence: int
@@ -104,7 +108,7 @@ class Ack(msgspec.Struct, kw_only=True, tag="ack", tag_field="type"):
 class Reply(msgspec.Struct, kw_only=True, tag="reply", tag_field="type"):
     """The answer to a request. `executed` False with `error`: not done, and why."""
 
-    ref: str
+    ref: Name
     request_id: str
     executed: bool = True
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -114,7 +118,7 @@ class Reply(msgspec.Struct, kw_only=True, tag="reply", tag_field="type"):
 class Publish(msgspec.Struct, kw_only=True, tag="publish", tag_field="type"):
     """Send to events, append to streams or put into queues; `messages` as in the body of a post."""
 
-    ref: str
+    ref: Name
     kind: Kind
     channel: str
     messages: msgspec.Raw
@@ -123,10 +127,13 @@ class Publish(msgspec.Struct, kw_only=True, tag="publish", tag_field="type"):
 class Request(msgspec.Struct, kw_only=True, tag="request", tag_field="type"):
     """Send a command or query and wait for the reply."""
 
-    ref: str
+    ref: Name
     kind: Kind
     channel: str
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_base64: str | None = None
+    data_ref: DataRef | None = None
+    content_type: str | None = None
     attributes: dict[str, str] | None = None
     timeout_ms: int | None = None
     cache_key: str | None = None

@@ -1,0 +1,1 @@
+"""Inbound WebSocket: subscribers, consumers, responders and workers on one connection each."""
