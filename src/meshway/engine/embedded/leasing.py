@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from meshway.engine.embedded.deadlines import Deadlines
 from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.queue_calls import LeaseCall, ReleaseCall
 from meshway.engine.embedded.writer import Store, Writer
@@ -16,9 +17,12 @@ __all__ = ["Leasing"]
 class _WaitingCall(LeaseCall):
     """A lease call that is submitted again each time something may be due. `finished` ends it for good."""
 
-    __slots__ = ("answered", "may_wait")
+    __slots__ = ("answered", "until", "wait_key")
 
-    may_wait: bool
+    # Loop time at which it is answered empty; 0.0 for one that does not wait.
+    until: float
+    # Where its end stands among the deadlines; 0 while it is not parked.
+    wait_key: int
     answered: Callable[["_WaitingCall"], None]
 
     def finish(self) -> None:
@@ -31,22 +35,31 @@ class Leasing:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._parked: dict[str, OrderedDict[_WaitingCall, None]] = {}
+        self._deadlines: Deadlines[_WaitingCall] = Deadlines(self._time_is_up)
         self._store: Store | None = None
         self._closed = False
 
     def use(self, store: Store) -> None:
         self._store = store
 
-    async def lease(self, queue: str, count: int, wait_ms: int) -> Sequence[Lease]:
-        """See `Queue.lease`."""
+    async def lease(self, queue: str, count: int, wait_ms: int, *, is_empty: bool) -> Sequence[Lease]:
+        """See `Queue.lease`. `is_empty`: nothing is due as far as the loop knows, so the writer need not be asked."""
+        if is_empty:
+            self._writer.check_writable()
+            if wait_ms <= 0:
+                return ()
         call = _WaitingCall(self._the_store(), new_finished())
         call.queue = queue
         call.count = count
         call.leases = ()
-        call.may_wait = wait_ms > 0
+        call.more = False
+        call.wait_key = 0
+        call.until = asyncio.get_running_loop().time() + wait_ms / 1000 if wait_ms > 0 else 0.0
         call.answered = self._answered
-        self._writer.submit(call)
-        timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._time_is_up, call) if wait_ms > 0 else None
+        if is_empty:
+            self._park(call)
+        else:
+            self._writer.submit(call)
         try:
             await call.finished
         except asyncio.CancelledError:
@@ -55,25 +68,27 @@ class Leasing:
             if not call.finished.cancelled():
                 self._release(call)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
         return call.leases
 
-    def wake(self, ready: dict[str, int]) -> None:
-        """Messages became due: let as many callers try."""
+    def waits_on(self, queue: str) -> bool:
+        """Whether a call waits for messages of this queue."""
+        return queue in self._parked
+
+    def wake(self, ready: Mapping[str, int]) -> None:
+        """Messages became due, or are on their way to the writer: let as many callers try."""
         for queue, count in ready.items():
             parked = self._parked.get(queue)
-            while parked and count > 0:
-                call, _ = parked.popitem(last=False)
-                count -= 1
+            if parked is None:
+                continue
+            for _ in range(min(count, len(parked))):
+                call = next(iter(parked))
+                self._unpark(call)
                 self._submit_again(call)
-            if parked is not None and not parked:
-                del self._parked[queue]
 
     def close(self) -> None:
         """Nobody will be handed anything any more."""
         self._closed = True
+        self._deadlines.close()
         for parked in self._parked.values():
             for call in parked:
                 _fail(call, EngineUnavailable("the store is closed"))
@@ -84,12 +99,13 @@ class Leasing:
             self._release(call)
         elif call.error is not None:
             _fail(call, call.error)
-        elif call.leases or not call.may_wait:
+        elif call.leases:
             call.finished.set_result(None)
-        elif self._closed:
-            _fail(call, EngineUnavailable("the store is closed"))
+        elif call.more:
+            # Its neighbours of the same group took all that fitted into one; the rest is due all the same.
+            self._submit_again(call)
         else:
-            self._parked.setdefault(call.queue, OrderedDict())[call] = None
+            self._park(call)
 
     def _submit_again(self, call: _WaitingCall) -> None:
         try:
@@ -97,10 +113,17 @@ class Leasing:
         except MeshwayError as error:
             _fail(call, error)
 
-    def _time_is_up(self, call: _WaitingCall) -> None:
-        call.may_wait = False
-        if self._unpark(call):
+    def _park(self, call: _WaitingCall) -> None:
+        if self._closed:
+            _fail(call, EngineUnavailable("the store is closed"))
+        elif call.until <= asyncio.get_running_loop().time():
             call.finished.set_result(None)
+        else:
+            parked = self._parked.get(call.queue)
+            if parked is None:
+                parked = self._parked[call.queue] = OrderedDict()
+            parked[call] = None
+            call.wait_key = self._deadlines.add(call, call.until)
 
     def _unpark(self, call: _WaitingCall) -> bool:
         parked = self._parked.get(call.queue)
@@ -109,7 +132,12 @@ class Leasing:
         del parked[call]
         if not parked:
             del self._parked[call.queue]
+        self._deadlines.discard(call, call.wait_key)
         return True
+
+    def _time_is_up(self, call: _WaitingCall) -> None:
+        if self._unpark(call) and not call.finished.done():
+            call.finished.set_result(None)
 
     def _release(self, call: _WaitingCall) -> None:
         if not call.leases:

@@ -78,18 +78,20 @@ class EmbeddedQueue:
             return []
         weight = 0
         for message in messages:
-            check_name(message.queue, "queue")
+            if message.queue not in self._depths:
+                check_name(message.queue, "queue")
             weight += _MESSAGE_OVERHEAD_BYTES + len(message.data)
         call = AppendCall(self.store, new_finished(), weight=weight)
         call.messages = messages
         self._writer.submit(call)
+        self._expect(messages)
         await call.finished
         return call.outcomes
 
     async def lease(self, queue: str, *, count: int, wait_ms: int = 0) -> Sequence[Lease]:
         check_name(queue, "queue")
         check_between("count", count, 1, _LEASES_MAX)
-        return await self._leasing.lease(queue, count, wait_ms)
+        return await self._leasing.lease(queue, count, wait_ms, is_empty=self._is_empty(queue))
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettleOutcome]:
         if not settlements:
@@ -147,6 +149,19 @@ class EmbeddedQueue:
         self._writer.submit(call)
         await call.finished
         return call.renewed
+
+    def _expect(self, messages: Sequence[QueueAppend]) -> None:
+        """Let workers that wait join the group that brings their messages: one sync for both, and no way back here."""
+        for message in messages:
+            if message.deliver_at_ms is None and self._leasing.waits_on(message.queue):
+                self._leasing.wake({message.queue: 1})
+
+    def _is_empty(self, queue: str) -> bool:
+        """Whether nothing can be due, by what was answered so far; whatever comes later wakes those who wait."""
+        depth = self._depths.get(queue)
+        if depth is not None and depth.waiting:
+            return False
+        return self._next_due_ms is None or self._next_due_ms > self._clock.now_ms()
 
     @property
     def store(self) -> QueueStore:

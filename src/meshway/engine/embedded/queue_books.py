@@ -86,6 +86,11 @@ class QueueBooks:
             self._touch(book)
         return book
 
+    def waiting(self, name: str) -> int:
+        """How many messages are due; looking changes nothing."""
+        book = self._by_name.get(name)
+        return book.counts[MessageState.WAITING] if book is not None else 0
+
     def by_id(self, queue_id: int) -> QueueBook:
         book = self._by_id[queue_id]
         self._touch(book)

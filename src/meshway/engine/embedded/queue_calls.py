@@ -28,13 +28,14 @@ class AppendCall(WriteCall):
 
 
 class LeaseCall(WriteCall):
-    """Hand out what is due. Not awaited itself: see `leasing.Leasing`."""
+    """Hand out what is due. Not awaited itself: see `leasing.Leasing`. `more`: it got nothing, and others are due."""
 
-    __slots__ = ("count", "leases", "queue")
+    __slots__ = ("count", "leases", "more", "queue")
 
     queue: str
     count: int
     leases: Sequence[Lease]
+    more: bool
 
 
 class ReleaseCall(WriteCall):

@@ -43,6 +43,7 @@ class QueueLeases:
         by_queue: dict[str, list[LeaseCall]] = {}
         for call in calls:
             call.leases = ()
+            call.more = False
             by_queue.setdefault(call.queue, []).append(call)
         for name, members in by_queue.items():
             book = self._books.known(name)
@@ -82,11 +83,15 @@ class QueueLeases:
     ) -> None:
         nonce = int.from_bytes(os.urandom(8), "big") >> 1
         until_ms = now_ms + book.settings.lease_ms
+        waiting = book.counts[MessageState.WAITING]
         leases = self._take(connection, book, sum(call.count for call in calls), (nonce, until_ms, now_ms))
+        left = book.counts[MessageState.WAITING]
         begin = 0
         for call in calls:
             call.leases = leases[begin : begin + call.count]
             begin += call.count
+            # Only after progress: whoever asks again for ever would keep the writer busy for nothing.
+            call.more = not call.leases and 0 < left < waiting
 
     def _take(
         self, connection: sqlite3.Connection, book: QueueBook, count: int, hand_out: tuple[int, int, int]

@@ -42,18 +42,28 @@ class StateRow(NamedTuple):
 
 
 class QueueRows:
-    """The writer's thread only. `ready` collects the queues in which messages became due in this transaction."""
+    """The writer's thread only."""
 
     def __init__(self, connection: sqlite3.Connection, queries: Queries, books: QueueBooks) -> None:
         self._queries = queries
         self._books = books
-        self.ready: dict[str, int] = {}
+        # Queues in which messages became due in this transaction, and how many.
+        self._ready: dict[str, int] = {}
         # Never later than the true one, so that nothing is overlooked; None when nothing waits for a time.
         self.next_due_ms: int | None = None
         self.read_next_due(connection)
 
     def is_ready(self, book: QueueBook, count: int = 1) -> None:
-        self.ready[book.name] = self.ready.get(book.name, 0) + count
+        self._ready[book.name] = self._ready.get(book.name, 0) + count
+
+    def take_ready(self) -> dict[str, int]:
+        """What became due in this transaction and was not handed out in it: so many waiting callers may try."""
+        ready, self._ready = self._ready, {}
+        left = {name: min(count, self._books.waiting(name)) for name, count in ready.items()}
+        return {name: count for name, count in left.items() if count}
+
+    def rolled_back(self) -> None:
+        self._ready = {}
 
     def is_due_at(self, visible_at_ms: int) -> None:
         if self.next_due_ms is None or visible_at_ms < self.next_due_ms:

@@ -81,7 +81,6 @@ class QueueStore:
 
     def apply(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
         self._books.begin()
-        self._rows.ready = {}
         if self._must_read_due:
             self._rows.read_next_due(connection)
             self._must_read_due = False
@@ -101,12 +100,13 @@ class QueueStore:
         leasing = [call for call in calls if isinstance(call, LeaseCall)]
         if leasing:
             self._leases.lease(connection, leasing, now_ms)
-        news = QueueNews(self._rows.ready, self._books.changed(), self._rows.next_due_ms)
+        news = QueueNews(self._rows.take_ready(), self._books.changed(), self._rows.next_due_ms)
         return lambda: self._publish(news)
 
     def rolled_back(self) -> None:
         self._numbers.rolled_back()
         self._books.rolled_back()
+        self._rows.rolled_back()
         self._must_read_due = True
 
     def _apply_rare(self, connection: sqlite3.Connection, call: WriteCall, now_ms: int) -> None:

@@ -146,13 +146,18 @@ class Writer:
     def submit(self, call: WriteCall) -> None:
         """Hand a call over; its `finished` is done later. Raises: EngineUnavailable, TooManyInFlight."""
         if self._failure is not None or self._closing:
-            raise EngineUnavailable(self._failure or "the store is closed")
+            self.check_writable()
         if len(self._pending) >= self._limits.pending_calls_max:
             raise TooManyInFlight("the store is too far behind; try again shortly", retry_after_ms=1_000)
         self._pending.append(call)
         if not self._woken:
             self._woken = True
             self._wake.put(None)
+
+    def check_writable(self) -> None:
+        """Raises: EngineUnavailable as `submit` would."""
+        if self._failure is not None or self._closing:
+            raise EngineUnavailable(self._failure or "the store is closed")
 
     def health(self) -> EngineHealth:
         if self._failure is not None:
