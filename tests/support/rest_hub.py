@@ -155,7 +155,7 @@ async def channel_verbs(admission: Admission, settings: MessagingSettings) -> As
                     clock=clock,
                     metrics=metrics,
                 )
-                yield await build_channels(ground, duties)
+                yield (await build_channels(ground, duties)).use_cases
         finally:
             await engine.close()
 
