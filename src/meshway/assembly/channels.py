@@ -100,7 +100,7 @@ async def build_channels(ground: ChannelGround, duties: Duties) -> Channels:
         publish_events=PublishEvents(bus, payloads, activity, admission=admission, settings=settings, clock=clock),
         subscribe_events=SubscribeEvents(bus, activity, admission=admission, places=subscriptions, settings=settings),
         append_to_stream=AppendToStream(places, retention),
-        read_stream=ReadStream(places),
+        read_stream=ReadStream(places, subscriptions),
         manage_readers=ManageReaders(places),
         enqueue_messages=EnqueueMessages(queues),
         lease_messages=LeaseMessages(queues),

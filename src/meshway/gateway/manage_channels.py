@@ -1,35 +1,38 @@
 """Configure, show, list and delete channels of all kinds."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import msgspec
 
-from meshway.engine.ports import Queue, QueueAdmin
-from meshway.gateway.channel_places import ChannelPlaces
-from meshway.kernel.pages import Page
+from meshway.engine.ports import LogBounds, LogTrim, Queue, QueueAdmin
+from meshway.gateway.channel_places import ChannelPlaces, channel_missing
+from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.pages import LIMIT_MAX, Page, decode_cursor, encode_cursor
 from meshway.kernel.principal import Principal
-from meshway.messaging.channel import Channel, ChannelSettings
-from meshway.messaging.names import ChannelKind, ChannelName
+from meshway.messaging.channel import Channel, ChannelSettings, QueueChannelSettings, StreamSettings, defaults_of
+from meshway.messaging.names import ChannelKind, ChannelName, parse_channel_name, subject_of
 from meshway.messaging.readers import StreamReader
 
 __all__ = ["ChannelInfo", "LiveFigures", "ManageChannels"]
+
+_KEEPING = frozenset({ChannelKind.STREAMS, ChannelKind.QUEUES})
 
 
 class LiveFigures(Protocol):
     """What this hub has seen of channels that keep nothing: events, commands, queries."""
 
     def figures_of(self, kind: ChannelKind, name: ChannelName) -> dict[str, int]:
-        """Empty for a channel it has not seen, or has forgotten."""
+        """Nothing but zeros for a channel it has not seen, or has forgotten."""
 
     def names(self, kind: ChannelKind) -> Iterable[ChannelName]:
         """Channels with figures, in any order."""
 
 
 class ChannelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel with its live figures; `readers` only for one stream, not in lists.
+    """A channel with its live figures, and its readers where one stream was asked for.
 
-    Queues: waiting, held, delayed, dead. Streams: first, last, count, readers (not in lists). Else: `LiveFigures`.
+    Queues: waiting, held, delayed, dead. Streams: first, last, count, and for one also readers. Else: `LiveFigures`.
     """
 
     channel: Channel
@@ -49,19 +52,142 @@ class ManageChannels:
     async def put(
         self, principal: Principal, kind: ChannelKind, name: str, settings: ChannelSettings
     ) -> tuple[Channel, bool]:
-        """Replace all settings; True: the channel is new, and the caller owns it."""
-        raise AssertionError
+        """Replace all settings, in force when this returns; True: the channel is new, and the caller owns it.
+
+        Raises: Forbidden (another key made it), InvalidRequest naming `channel` or the setting, CapacityReached,
+        Conflict, StorageFull, EngineUnavailable.
+        """
+        admission = self._places.admission
+        admission.admit_channel(principal)
+        checked = parse_channel_name(name)
+        _check_settings(kind, settings)
+        known = self._places.channels.find(kind, checked)
+        if known is not None:
+            admission.admit_channel_owner(principal, known)
+        return await self._places.channels.put(
+            kind, checked, settings, principal.id, admit=lambda stored: admission.admit_channel_owner(principal, stored)
+        )
 
     async def info(self, principal: Principal, kind: ChannelKind, name: str) -> ChannelInfo:
-        """Raises: Forbidden, InvalidRequest, ChannelNotFound, EngineUnavailable."""
-        raise AssertionError
+        """Raises: Forbidden, InvalidRequest naming `channel`, ChannelNotFound, EngineUnavailable."""
+        self._places.admission.admit_channel(principal)
+        channel = self._present(kind, parse_channel_name(name))
+        (figures,) = await self._figures(kind, [channel.name])
+        readers: Sequence[StreamReader] = ()
+        if kind is ChannelKind.STREAMS:
+            readers = await self._places.readers.list_of(channel.name)
+            figures["readers"] = len(readers)
+        return ChannelInfo(channel=channel, figures=figures, readers=readers)
 
     async def list(
         self, principal: Principal, kind: ChannelKind, *, cursor: str | None, limit: int, prefix: str | None = None
     ) -> Page[ChannelInfo]:
-        """Channels of a kind by name; `prefix` keeps names that begin so."""
-        raise AssertionError
+        """Channels of a kind by name, with their figures; `prefix` keeps names that begin so.
+
+        Events, commands and queries: those with settings, and those this hub has seen used lately.
+        Raises: Forbidden, InvalidRequest naming `cursor` or `limit`, EngineUnavailable.
+        """
+        self._places.admission.admit_channel(principal)
+        if not 1 <= limit <= LIMIT_MAX:
+            raise _wrong("limit", f"use 1 to {LIMIT_MAX}")
+        after = None if cursor is None else decode_cursor(cursor)
+        found = self._named(kind, after, limit + 1, prefix or "")
+        page = found[:limit]
+        figures = await self._figures(kind, [channel.name for channel in page])
+        items = [ChannelInfo(channel=channel, figures=each) for channel, each in zip(page, figures, strict=True)]
+        return Page(items, encode_cursor(page[-1].name) if len(found) > limit else None)
 
     async def remove(self, principal: Principal, kind: ChannelKind, name: str, *, confirm: str | None) -> None:
-        """Delete the channel with all it holds; `confirm` is its name once more."""
-        raise AssertionError
+        """Delete the channel with all it holds: messages, dead letters, readers, settings.
+
+        `confirm` is its name once more. A stream that is used again goes on numbering where it stopped, so that no
+        reader takes new messages for old ones. The record goes last: what a crash leaves, the same call finishes.
+        Raises: Forbidden (another key made it), InvalidRequest naming `channel` or `confirm`, ChannelNotFound,
+        StorageFull, EngineUnavailable.
+        """
+        admission = self._places.admission
+        admission.admit_channel(principal)
+        channel = self._present(kind, parse_channel_name(name))
+        admission.admit_channel_owner(principal, channel)
+        if confirm != channel.name:
+            raise _wrong("confirm", f"repeat the name of the channel, confirm={channel.name}, to delete all it holds")
+        match kind:
+            case ChannelKind.STREAMS:
+                await self._empty_stream(channel.name)
+            case ChannelKind.QUEUES:
+                await self._queue_admin.remove(subject_of(kind, channel.name))
+        await self._places.channels.remove(channel)
+
+    async def _empty_stream(self, name: ChannelName) -> None:
+        subject = subject_of(ChannelKind.STREAMS, name)
+        (bounds,) = await self._places.log.bounds([subject])
+        if bounds is not None:
+            await self._places.log.trim([LogTrim(subject=subject, before_sequence=bounds.last + 1)])
+        await self._places.readers.remove_all(name)
+
+    def _present(self, kind: ChannelKind, name: ChannelName) -> Channel:
+        """A stored channel, or one of those that keep nothing and were seen. Raises: ChannelNotFound."""
+        channel = self._places.channels.find(kind, name)
+        if channel is not None:
+            return channel
+        if kind not in _KEEPING and any(self._live.figures_of(kind, name).values()):
+            return _unstored(kind, name)
+        raise channel_missing(kind, name)
+
+    def _named(self, kind: ChannelKind, after: str | None, limit: int, prefix: str) -> Sequence[Channel]:
+        """The next channels of a kind by name."""
+        book = self._places.channels
+        stored = book.page(kind, after=after, limit=limit, prefix=prefix)
+        if kind in _KEEPING:
+            return stored
+        found = {channel.name: channel for channel in stored}
+        for name in self._live.names(kind):
+            # A record beyond this page is no reason to show the name without it.
+            if name.startswith(prefix) and (after is None or name > after) and name not in found:
+                found[name] = book.find(kind, name) or _unstored(kind, name)
+        return [found[name] for name in sorted(found)[:limit]]
+
+    async def _figures(self, kind: ChannelKind, names: Sequence[ChannelName]) -> Sequence[dict[str, int]]:
+        if not names:
+            return []
+        match kind:
+            case ChannelKind.QUEUES:
+                depths = await self._queue.depth([subject_of(kind, name) for name in names])
+                return [msgspec.structs.asdict(depth) for depth in depths]
+            case ChannelKind.STREAMS:
+                bounds = await self._places.log.bounds([subject_of(kind, name) for name in names])
+                return [_stream_figures(each) for each in bounds]
+            case ChannelKind.EVENTS | ChannelKind.COMMANDS | ChannelKind.QUERIES:
+                return [self._live.figures_of(kind, name) for name in names]
+        assert_never(kind)
+
+
+def _stream_figures(bounds: LogBounds | None) -> dict[str, int]:
+    """`last` is 0 and `first` 1 before the first message; both stay when all messages are gone."""
+    if bounds is None:
+        return {"first": 1, "last": 0, "count": 0}
+    return {"first": bounds.first, "last": bounds.last, "count": bounds.count}
+
+
+def _unstored(kind: ChannelKind, name: ChannelName) -> Channel:
+    """A channel that left no record: nobody owns it, and nobody knows since when it is used."""
+    return Channel(kind=kind, name=name, settings=defaults_of(kind), owner=None, created_at_ms=0)
+
+
+def _check_settings(kind: ChannelKind, settings: ChannelSettings) -> None:
+    """What no single field shows. Raises: InvalidRequest naming the setting."""
+    if type(settings) is not type(defaults_of(kind)):
+        raise _wrong("settings", f"these are not the settings of {kind.value}")
+    match settings:
+        case StreamSettings(when_full="refuse", max_messages=None):
+            raise _wrong("max_messages", "when_full=refuse needs it: it is the limit beyond which posts are refused")
+        case StreamSettings(when_full="refuse", max_bytes=int()):
+            raise _wrong(
+                "max_bytes", "drops the oldest messages, and when_full=refuse drops none; leave one of them out"
+            )
+        case QueueChannelSettings() if settings.backoff_max_ms < settings.backoff_initial_ms:
+            raise _wrong("backoff_max_ms", "must not be below backoff_initial_ms")
+
+
+def _wrong(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
