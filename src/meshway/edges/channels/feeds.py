@@ -59,7 +59,7 @@ class Feeds:
                 page = await self._page(call, principal, query, wait_ms=query.wait_ms)
         if page is None:
             page = await self._page(call, principal, query, wait_ms=0)
-        exchange.respond(200, _JSON, _rendered(page, query.limit), _NO_STORE)
+        exchange.respond(200, _JSON, _rendered(page), _NO_STORE)
         return 200
 
     async def _page(self, call: Call, principal: Principal, query: StreamPageQuery, *, wait_ms: int) -> StreamPage:
@@ -73,11 +73,11 @@ class Feeds:
         )
 
 
-def _rendered(page: StreamPage, limit: int) -> bytes:
-    """A page with room left ends at the present end: lists are over where there is no next cursor."""
+def _rendered(page: StreamPage) -> bytes:
+    """A page that was not cut ends at the present end: lists are over where there is no next cursor."""
     documents = b",".join([item.document for item in page.items])
     next_from = _encode(page.next_start)
-    next_cursor = next_from if len(page.items) >= limit else b"null"
+    next_cursor = next_from if page.is_cut else b"null"
     return b'{"items":[%b],"next_cursor":%b,"next_from":%b}' % (documents, next_cursor, next_from)
 
 

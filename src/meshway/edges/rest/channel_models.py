@@ -205,9 +205,9 @@ class StreamPageQuery(_Body, frozen=True, kw_only=True):
 
 
 class ReaderBody(_Body, frozen=True, kw_only=True):
-    """Where a reader stands; a reader that exists moves there."""
+    """Where a reader stands; one that exists moves there. Without `from` a new one begins at the end, another stays."""
 
-    start: Start = msgspec.field(name="from", default="new")
+    start: Start | None = msgspec.field(name="from", default=None)
 
 
 class ReaderAckBody(_Body, frozen=True, kw_only=True):
