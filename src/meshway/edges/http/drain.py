@@ -16,6 +16,11 @@ class DrainSignal:
         self.is_given = False
         self._waits: set[UntilDrain] = set()
 
+    @property
+    def waits(self) -> int:
+        """Blocks under way."""
+        return len(self._waits)
+
     def give(self) -> None:
         """From now on nothing should begin to wait. Only sets a flag: a signal's handler may call it."""
         self.is_given = True
