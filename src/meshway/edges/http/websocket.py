@@ -38,7 +38,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, runtime: HttpRuntime, server_state: "ServerState") -> None:
         self._loop = asyncio.get_running_loop()
-        self._transport = transport
+        self.transport = transport
         self._runtime = runtime
         self._server_state = server_state
         self._frames = ServerProtocol(state=State.OPEN, max_size=runtime.settings.body_bytes_max)
@@ -71,8 +71,7 @@ class WebSocketConnection(asyncio.Protocol):
                 return
             raise
         except Exception as error:  # noqa: BLE001  the boundary of a connection: its fault must not stop the server
-            self._runtime.report_crash("websocket", error)
-            self.close(CloseCode.INTERNAL_ERROR, "The hub failed on this connection; its log says why.")
+            self._report(error)
         finally:
             self.close(CloseCode.SERVICE_RESTART, "The hub is shutting down; connect again.")
 
@@ -90,12 +89,12 @@ class WebSocketConnection(asyncio.Protocol):
         # Frames of a server are neither masked nor, here, fragmented or compressed: all that is left is the length.
         size = len(text)
         if size < 126:
-            self._transport.write(b"\x81%c%b" % (size, text))
+            self.transport.write(b"\x81%c%b" % (size, text))
         elif size <= _JOINED_BYTES_MAX:
-            self._transport.write(b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), text))
+            self.transport.write(b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), text))
         else:
             head = b"\x81\x7e" + size.to_bytes(2, "big") if size < 65_536 else b"\x81\x7f" + size.to_bytes(8, "big")
-            self._transport.writelines((head, text))
+            self.transport.writelines((head, text))
 
     @property
     def must_drain(self) -> bool:
@@ -154,30 +153,36 @@ class WebSocketConnection(asyncio.Protocol):
         if self._listener is None:
             self.close(CloseCode.SERVICE_RESTART, "The hub is shutting down; connect again.")
         elif not self._ended:
-            self._listener.drain_begun(within_ms=self._runtime.settings.drain_timeout_ms)
+            try:
+                self._listener.drain_begun(within_ms=self._runtime.settings.drain_timeout_ms)
+            except Exception as error:  # noqa: BLE001  the boundary of a connection: the others must hear of the drain
+                self._report(error)
 
     def sweep(self, now: float) -> None:
         """Cut what is closing too slowly, takes nothing or says nothing; ping what is silent."""
         if self._closing_since:
             if now - self._closing_since > CLOSE_BOUND_S:
-                self._transport.abort()
+                self.transport.abort()
             return
         if self._flow.paused and now - self._flow.paused_since > self._runtime.settings.write_stall_ms / 1000:
-            self._transport.abort()
+            self.transport.abort()
             return
         if self._reading_paused:
             # Who is not heard is not silent.
             self._received_at = now
         silent = now - self._received_at
         if silent > SILENCES_MAX * PING_INTERVAL_S:
-            self._transport.abort()
+            self.transport.abort()
             return
         if silent > PING_INTERVAL_S and now - self._pinged_at > PING_INTERVAL_S:
             self._pinged_at = now
             self._frames.send_ping(b"")
             self._flush()
         if self._listener is not None:
-            self._listener.swept(now)
+            try:
+                self._listener.swept(now)
+            except Exception as error:  # noqa: BLE001  the boundary of a connection: the sweep visits all others
+                self._report(error)
 
     # --- frames ---
 
@@ -210,26 +215,33 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _tell(self, text: bytes) -> None:
         assert self._listener is not None, "nothing is read before somebody listens"
-        self._listener.text_received(text)
+        try:
+            self._listener.text_received(text)
+        except Exception as error:  # noqa: BLE001  the boundary of a connection, as in run
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self._runtime.report_crash("websocket", error)
+        self.close(CloseCode.INTERNAL_ERROR, "The hub failed on this connection; its log says why.")
 
     def _flush(self) -> None:
         for data in self._frames.data_to_send():
             if data != SEND_EOF:
-                self._transport.write(data)
-            elif self._transport.can_write_eof() and not self._transport.is_closing():
+                self.transport.write(data)
+            elif self.transport.can_write_eof() and not self.transport.is_closing():
                 # Closing on bytes that nobody read resets the connection, and the close frame is lost with it.
-                self._transport.write_eof()
+                self.transport.write_eof()
 
     def _settle_reading(self) -> None:
         paused = (self._holds_reading or self._flow.paused) and not self._ended
-        if paused == self._reading_paused or self._transport.is_closing():
+        if paused == self._reading_paused or self.transport.is_closing():
             return
         self._reading_paused = paused
         if paused:
-            self._transport.pause_reading()
+            self.transport.pause_reading()
         else:
             self._received_at = self._loop.time()
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def _end(self) -> None:
         """Closing or gone: nobody is told anything any more, and who serves is cancelled."""
