@@ -39,13 +39,12 @@ async def test_every_subscriber_gets_the_same_documents_in_order():
 
 
 async def test_an_event_goes_to_one_member_of_a_group_whatever_their_patterns():
-    async with open_verbs() as verbs:
-        async with subscribe(verbs, "a.*", "g") as one, subscribe(verbs, "a.>", "g") as other:
-            for number in range(10):
-                await publish(verbs, "a.b", message(number))
-            got = data_of(await one.take(100)) + data_of(await other.take(100))
+    async with open_verbs() as verbs, subscribe(verbs, "a.*", "g") as one, subscribe(verbs, "a.>", "g") as other:
+        for number in range(10):
+            await publish(verbs, "a.b", message(number))
+        got = data_of(await one.take(100)) + data_of(await other.take(100))
 
-            assert sorted(got) == list(range(10))
+        assert sorted(got) == list(range(10))
 
 
 async def test_nobody_listening_is_no_error():
@@ -54,20 +53,19 @@ async def test_nobody_listening_is_no_error():
 
 
 async def test_a_slow_subscriber_is_told_how_many_it_missed_and_others_miss_none():
-    async with open_verbs(event_buffer_max=3) as verbs:
-        async with subscribe(verbs, "a") as slow, subscribe(verbs, "a") as quick:
-            got = []
-            for number in range(5):
-                await publish(verbs, "a", message(number))
-                got += data_of(await quick.take(10))
-            assert got == [0, 1, 2, 3, 4]
+    async with open_verbs(event_buffer_max=3) as verbs, subscribe(verbs, "a") as slow, subscribe(verbs, "a") as quick:
+        got = []
+        for number in range(5):
+            await publish(verbs, "a", message(number))
+            got += data_of(await quick.take(10))
+        assert got == [0, 1, 2, 3, 4]
 
-            *kept, missed = await slow.take(10)
-            assert data_of(kept) == [0, 1, 2]
-            assert missed == MissedEvents(missed=2)
-            assert verbs.activity.figures_of(ChannelKind.EVENTS, ChannelName("a")) == {
-                "published": 5, "missed": 2, "subscribers": 2,
-            }  # fmt: skip
+        *kept, missed = await slow.take(10)
+        assert data_of(kept) == [0, 1, 2]
+        assert missed == MissedEvents(missed=2)
+        assert verbs.activity.figures_of(ChannelKind.EVENTS, ChannelName("a")) == {
+            "published": 5, "missed": 2, "subscribers": 2,
+        }  # fmt: skip
 
 
 async def test_a_cancelled_take_loses_nothing():
