@@ -39,7 +39,9 @@ class Activity:
         self._missed = metrics.counter(
             "meshway_events_missed_total", "Events that a subscriber was too slow for, where the number is known"
         )
-        requests = metrics.counter("meshway_request_outcomes_total", "Commands and queries by outcome", ["kind", "outcome"])
+        requests = metrics.counter(
+            "meshway_request_outcomes_total", "Commands and queries by outcome", ["kind", "outcome"]
+        )
         self._outcomes = {
             (kind, outcome): requests.labels(kind.value, outcome)
             for kind in (ChannelKind.COMMANDS, ChannelKind.QUERIES)
