@@ -1,20 +1,41 @@
 """The SDK: talk to a hub from a program. Imports nothing of the server.
 
-`MeshwayClient` asks agents and operates the registry; `BlockingClient` is the same for programs without an event loop.
+`MeshwayClient` asks agents, sends and receives messages, and operates the hub;
+`BlockingClient` is the same for programs without an event loop.
 """
 
 from meshway.client.blocking import BlockingClient
+from meshway.client.channel_messages import (
+    ChannelInfo,
+    ChannelMessage,
+    DataReference,
+    DeadLetter,
+    Delivery,
+    FailedAttempt,
+    MessagePage,
+    Missed,
+    Receipt,
+    RedriveStarted,
+    RequestMessage,
+    RequestReply,
+    StreamReader,
+)
 from meshway.client.client import MeshwayClient
 from meshway.client.errors import (
     CallError,
     ClientError,
     ConnectionLost,
+    DataNotFetched,
     HubError,
     HubUnreachable,
     UnexpectedAnswer,
     WrongField,
 )
+from meshway.client.feeds import EventFeed, StreamFeed
+from meshway.client.handlers import Refused, Reject, Retry
 from meshway.client.messages import Answer, Artifact, EventKind, Message, Part, StreamEvent, Task, TaskStatus
+from meshway.client.outgoing import NewMessage
+from meshway.client.responder import Responder
 from meshway.client.values import (
     AgentChange,
     AgentInstance,
@@ -24,6 +45,8 @@ from meshway.client.values import (
     Page,
     RegisteredAgent,
 )
+from meshway.client.worker import Worker
+from meshway.messaging.settlements import SettlementItem
 
 __all__ = [
     "AgentChange",
@@ -34,20 +57,43 @@ __all__ = [
     "Artifact",
     "BlockingClient",
     "CallError",
+    "ChannelInfo",
+    "ChannelMessage",
     "ClientError",
     "ConnectionLost",
+    "DataNotFetched",
+    "DataReference",
+    "DeadLetter",
+    "Delivery",
+    "EventFeed",
     "EventKind",
+    "FailedAttempt",
     "HubError",
     "HubUnreachable",
     "MeshwayClient",
     "Message",
+    "MessagePage",
+    "Missed",
     "NewApiKey",
+    "NewMessage",
     "Page",
     "Part",
+    "Receipt",
+    "RedriveStarted",
+    "Refused",
     "RegisteredAgent",
+    "Reject",
+    "RequestMessage",
+    "RequestReply",
+    "Responder",
+    "Retry",
+    "SettlementItem",
     "StreamEvent",
+    "StreamFeed",
+    "StreamReader",
     "Task",
     "TaskStatus",
     "UnexpectedAnswer",
+    "Worker",
     "WrongField",
 ]

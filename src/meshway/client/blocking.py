@@ -152,6 +152,13 @@ class BlockingClient:
     ask = _waiting(MeshwayClient.ask)
     get_task = _waiting(MeshwayClient.get_task)
     cancel_task = _waiting(MeshwayClient.cancel_task)
+    publish = _waiting(MeshwayClient.publish)
+    append = _waiting(MeshwayClient.append)
+    read = _waiting(MeshwayClient.read)
+    enqueue = _waiting(MeshwayClient.enqueue)
+    enqueue_many = _waiting(MeshwayClient.enqueue_many)
+    command = _waiting(MeshwayClient.command)
+    query = _waiting(MeshwayClient.query)
 
     def stream(
         self,

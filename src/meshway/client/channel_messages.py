@@ -61,6 +61,8 @@ class ChannelMessage(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     data_base64: str | None = None
     cursor: str | None = None
     document: bytes = b""
+    # Data that was fetched from the blob store and is no JSON.
+    blob: bytes | None = None
 
     @property
     def data(self) -> object:
@@ -74,6 +76,8 @@ class ChannelMessage(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """The data as it was sent: the JSON text, or the bytes. Raises: DataNotFetched."""
         if self.data_json is not msgspec.UNSET:
             return bytes(self.data_json)
+        if self.blob is not None:
+            return self.blob
         if self.data_base64 is None:
             raise DataNotFetched(
                 f"The data of message {self.id} is kept in the hub's blob store; "

@@ -8,20 +8,31 @@ from meshway.client.calls import AgentCalls
 from meshway.client.connection import HubConnection
 from meshway.client.keys import KeysApi
 from meshway.client.messages import Answer, StreamEvent, message_of
+from meshway.client.messaging import MessagingClient, Transport
 
 __all__ = ["MeshwayClient"]
 
 
-class MeshwayClient:
-    """Ask agents and operate the registry of one hub. Use it as `async with MeshwayClient() as client:`.
+class MeshwayClient(MessagingClient):
+    """Ask agents, send and receive messages, operate one hub. Use it as `async with MeshwayClient() as client:`.
 
     `url` and `api_key` default to MESHWAY_URL (else http://127.0.0.1:7070) and MESHWAY_API_KEY. One client belongs to
     one event loop and serves any number of its tasks; programs without a loop take `BlockingClient`. All methods raise
     the errors of `meshway.client.errors`.
+
+    `send_timeout_s` bounds how long messages are repeated while the hub is away. `transport="http"` sends messages by
+    posts and has workers poll; feeds and responders always need a WebSocket.
     """
 
-    def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
-        self._connection = HubConnection(url, api_key)
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        send_timeout_s: float = 30.0,
+        transport: Transport = "websocket",
+    ) -> None:
+        super().__init__(HubConnection(url, api_key), send_timeout_s=send_timeout_s, transport=transport)
         self._calls = AgentCalls(self._connection)
         self.agents = AgentsApi(self._connection)
         self.keys = KeysApi(self._connection)
@@ -74,10 +85,6 @@ class MeshwayClient:
     async def cancel_task(self, agent: str, task_id: str) -> Answer:
         """Ask the agent to stop. Raises: CallError `task_not_found`, `task_not_cancelable`."""
         return await self._calls.task(agent, "CancelTask", task_id)
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._connection.aclose()
 
     async def __aenter__(self) -> "MeshwayClient":
         return self

@@ -88,17 +88,27 @@ class HubConnection:
         *,
         params: Mapping[str, str] | None = None,
         body: object = msgspec.UNSET,
+        content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = _CONTROL_TIMEOUT_S,
     ) -> Decoded:
-        """One exchange of JSON. Raises: HubUnreachable, ConnectionLost, HubError, UnexpectedAnswer."""
+        """One exchange: `body` as JSON, or `content` as it is. Raises: HubUnreachable, ConnectionLost, HubError,
+        UnexpectedAnswer."""
         async with self.exchange(
-            method, path, params=params, body=body, headers=headers, silence_s=timeout_s
+            method, path, params=params, body=body, content=content, headers=headers, silence_s=timeout_s
         ) as response:
-            content = await self.read(response)
+            answer = await self.read(response)
             if not response.is_success:
-                raise self.refusal(response, content)
-            return self.decode(content or b"null", answer_type, response)
+                raise self.refusal(response, answer)
+            return self.decode(answer or b"null", answer_type, response)
+
+    async def download(self, path: str) -> bytes:
+        """A body as it is. Raises: as `request`."""
+        async with self.exchange("GET", path, headers={"Accept": "*/*"}) as response:
+            answer = await self.read(response)
+            if not response.is_success:
+                raise self.refusal(response, answer)
+            return answer
 
     async def events(self, response: httpx.Response) -> AsyncIterator[SseEvent]:
         """Server-sent events as they arrive. Raises: ConnectionLost when the stream breaks or falls silent."""
@@ -150,6 +160,7 @@ class HubConnection:
         *,
         params: Mapping[str, str] | None = None,
         body: object = msgspec.UNSET,
+        content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         silence_s: float = _STREAM_SILENCE_S,
     ) -> AsyncIterator[httpx.Response]:
@@ -157,8 +168,9 @@ class HubConnection:
 
         `silence_s` bounds each wait for bytes. Raises: HubUnreachable, ConnectionLost.
         """
-        content = None
         sent = {"Accept": "application/json", **(headers or {})}
+        if content is not None:
+            sent["Content-Type"] = "application/octet-stream"
         if body is not msgspec.UNSET:
             content = msgspec.json.encode(body)
             sent["Content-Type"] = "application/json"

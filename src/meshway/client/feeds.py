@@ -5,6 +5,7 @@ that come faster than that are missed, and the feed says how many; streams wait 
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,11 +15,12 @@ from typing import Literal
 import msgspec
 
 from meshway.client.channel_messages import ChannelMessage, Missed, read_message
+from meshway.client.channels import start_text
 from meshway.client.errors import ClientError, HubUnreachable, UnexpectedAnswer
 from meshway.client.link import LinkSession, SubscriptionFrame
 from meshway.protocols.link import frames
 
-__all__ = ["EventFeed", "MessageFeed", "StreamFeed", "start_text"]
+__all__ = ["EventFeed", "MessageFeed", "StreamFeed"]
 
 # Messages that may wait here; enough to hide the way to the hub and back, few enough to forget.
 _WINDOW_MESSAGES = 1_024
@@ -27,6 +29,10 @@ _WINDOW_MESSAGES_MIN = 8
 _WINDOW_BYTES = 16 * 1024 * 1024
 # Weight of the newest group in the moving average of sizes.
 _SIZE_WEIGHT = 0.25
+# What was read is acknowledged when nothing more is at hand, and at least this often.
+_ACK_EVERY_MESSAGES = 256
+# On the way out nobody waits long; what was not acknowledged comes again.
+_LAST_ACK_TIMEOUT_S = 2.0
 # How far our clock may be ahead of the hub's where a time has to stand for a place in a stream.
 _CLOCKS_APART = timedelta(seconds=2)
 
@@ -226,22 +232,26 @@ class StreamFeed(MessageFeed):
         self.cursor = cursor
         # Read and not yet acknowledged to the hub.
         self._read_sequence: int | None = None
-        self._acked_sequence: int | None = None
+        self._read_unacked = 0
 
     async def __aiter__(self) -> AsyncIterator[ChannelMessage]:
-        try:
-            while True:
-                if self._reader is not None and not self._arrived:
-                    await self._ack()
-                taken = await self.take()
-                if not isinstance(taken, ChannelMessage):
-                    return
-                self.cursor = taken.cursor or self.cursor
-                yield taken
-                self._read_sequence = taken.sequence
-        finally:
-            if self._reader is not None:
+        while True:
+            if not self._arrived or self._read_unacked >= _ACK_EVERY_MESSAGES:
                 await self._ack()
+            taken = await self.take()
+            if not isinstance(taken, ChannelMessage):
+                return
+            self.cursor = taken.cursor or self.cursor
+            yield taken
+            self._read_sequence = taken.sequence
+            self._read_unacked += 1
+
+    async def aclose(self) -> None:
+        """As MessageFeed; tells the hub first how far the reader came, where there is a connection."""
+        if not self._is_closed and self._session.is_connected:
+            with contextlib.suppress(ClientError):
+                await self._ack(_LAST_ACK_TIMEOUT_S)
+        await super().aclose()
 
     def _position(self) -> dict[str, str | None]:
         if self._received is not None:
@@ -267,20 +277,11 @@ class StreamFeed(MessageFeed):
         self._received = frame.cursor or (messages[-1].cursor if messages else None) or self._received
         return messages
 
-    async def _ack(self) -> None:
+    async def _ack(self, timeout_s: float | None = None) -> None:
         sequence = self._read_sequence
-        if sequence is None or sequence == self._acked_sequence or self._reader is None:
+        if sequence is None or self._reader is None or not self._read_unacked:
             return
-        self._acked_sequence = sequence
-        deadline = asyncio.get_running_loop().time() + self._start_timeout_s
+        self._read_unacked = 0
+        deadline = asyncio.get_running_loop().time() + (timeout_s or self._start_timeout_s)
         frame = frames.Ack(ref="", channel=self._channel, reader=self._reader, sequence=sequence)
         await self._session.call(frame, deadline=deadline, is_repeatable=True, is_closing=True)
-
-
-def start_text(start: str | int | datetime | None) -> str | None:
-    """`from=` as the hub writes it: a sequence, a time, or `first`, `new`, `last:N`, `time:...` as they are."""
-    if isinstance(start, datetime):
-        if start.tzinfo is None:
-            raise ValueError("the time to start from has no time zone; write datetime(..., tzinfo=UTC)")
-        return "time:" + start.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return None if start is None else str(start)

@@ -59,6 +59,8 @@ _CLOSE_TIMEOUT_S = 2.0
 # Silence after which the hub is asked whether it lives, and how long it may take to say so.
 _PING_INTERVAL_S = 15.0
 _PING_TIMEOUT_S = 15.0
+# A hub that does not confirm the end of a subscription by then is busy or gone; nothing depends on it.
+_UNSUBSCRIBE_TIMEOUT_S = 2.0
 # Above what the hub sends in one frame: 256 messages of 8 MiB are cut by the hub, never sent as one.
 _FRAME_BYTES_MAX = 256 * 1024 * 1024
 # A broken connection is made again after this long, doubled each time up to the second figure, with jitter.
@@ -125,6 +127,8 @@ class LinkSession:
         self._is_draining = False
         self._calls: dict[str, asyncio.Future[HubFrame]] = {}
         self._subscriptions: dict[str, LinkSubscription] = {}
+        # Those that the hub has been told to end, and who waits for it to say so.
+        self._ending: dict[str, tuple[LinkSubscription, asyncio.Future[None]]] = {}
         self._last_number = 0
         # Callers that wait for a connection; the runner goes on for as long as there are any.
         self._waiting = 0
@@ -182,9 +186,20 @@ class LinkSession:
         return subscription_id
 
     async def unsubscribe(self, subscription_id: str) -> None:
-        """Idempotent."""
-        if self._subscriptions.pop(subscription_id, None) is not None:
-            await self.send(Unsubscribe(id=subscription_id))
+        """End it. What the hub had sent before it knew arrives still, until this returns. Idempotent."""
+        subscription = self._subscriptions.pop(subscription_id, None)
+        if subscription is None or self._socket is None:
+            return
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ending[subscription_id] = (subscription, ended)
+        try:
+            async with asyncio.timeout(_UNSUBSCRIBE_TIMEOUT_S):
+                await self.send(Unsubscribe(id=subscription_id))
+                await ended
+        except TimeoutError:
+            _log.info("unsubscribe_unanswered", extra={"subscription": subscription_id})
+        finally:
+            del self._ending[subscription_id]
 
     async def _connected(self, *, is_closing: bool) -> ClientConnection:
         """Raises: ClientError when the hub refuses us."""
@@ -313,6 +328,8 @@ class LinkSession:
                     answer.set_exception(self._failure)
             for subscription in tuple(self._subscriptions.values()):
                 subscription.lost()
+            for subscription_id in tuple(self._ending):
+                self._end(subscription_id)
             self._notify()
             _log.info("hub_disconnected", extra={"url": self._connection.url, "reason": str(reason)})
             await _close(socket)
@@ -337,16 +354,29 @@ class LinkSession:
                 if answer is not None and not answer.done():
                     answer.set_result(frame)
             case Subscribed() | Messages() | Missed() | Deliveries() | Requests():
-                subscription = self._subscriptions.get(frame.id)
-                if subscription is not None:
-                    subscription.accept(frame)
+                self._deliver(frame)
+            case Unsubscribed():
+                self._end(frame.id)
             case Error():
                 self._take_error(frame)
             case Draining():
                 self._is_draining = True
                 _log.info("hub_draining", extra={"url": self._connection.url, "within_ms": frame.within_ms})
-            case Welcome() | Unsubscribed() | Pong():
+            case Welcome() | Pong():
                 pass
+
+    def _deliver(self, frame: SubscriptionFrame) -> None:
+        subscription = self._subscriptions.get(frame.id)
+        if subscription is None and frame.id in self._ending:
+            subscription = self._ending[frame.id][0]
+        if subscription is not None:
+            subscription.accept(frame)
+
+    def _end(self, subscription_id: str) -> None:
+        if subscription_id in self._ending:
+            ended = self._ending[subscription_id][1]
+            if not ended.done():
+                ended.set_result(None)
 
     def _take_error(self, frame: Error) -> None:
         error = problem_error(bytes(frame.problem)) or HubError(
@@ -366,6 +396,7 @@ class LinkSession:
                     answer.set_exception(error)
 
     def _take_subscription_error(self, subscription_id: str, error: HubError) -> None:
+        self._end(subscription_id)
         subscription = self._subscriptions.get(subscription_id)
         if subscription is None:
             return

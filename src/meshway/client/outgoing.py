@@ -5,12 +5,24 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
-__all__ = ["NewMessage", "Outgoing", "Priority", "data_json", "outgoing"]
+__all__ = [
+    "MessageOptions",
+    "NewMessage",
+    "Outgoing",
+    "Priority",
+    "data_json",
+    "is_large",
+    "large_content",
+    "outgoing",
+    "request_body",
+]
 
+# The hub moves larger data to its blob store itself; sent there first it need not fit into one post.
+_INLINE_BYTES_MAX = 8 * 1024 * 1024
 Priority = Literal["low", "normal", "high", "urgent"]
 
 
@@ -33,6 +45,20 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     dedupe_id: str | None = None
     ordering_key: str | None = None
+
+
+class MessageOptions(TypedDict, total=False):
+    """What may be said of a message beside its data; see NewMessage."""
+
+    id: str
+    attributes: Mapping[str, str]
+    content_type: str
+    delay_ms: int
+    deliver_at: datetime | str
+    expires_in_ms: int
+    priority: Priority
+    dedupe_id: str
+    ordering_key: str
 
 
 class _WireMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -59,15 +85,15 @@ class Outgoing:
     is_own_id: bool
 
 
-def outgoing(message: object, *, data_ref: Mapping[str, object] | None = None) -> Outgoing:
+def outgoing(
+    message: object, *, message_id: str | None = None, data_ref: Mapping[str, object] | None = None
+) -> Outgoing:
     """Render a NewMessage, or data by itself. `data_ref` stands for data that was stored as a blob.
 
     Raises: TypeError for data that JSON cannot say.
     """
     new = message if isinstance(message, NewMessage) else NewMessage(data=message)
-    message_id = new.id
-    if message_id is None:
-        message_id = uuid.uuid4().hex
+    message_id = new.id or message_id or uuid.uuid4().hex
     wire = _WireMessage(
         id=message_id,
         content_type=new.content_type,
@@ -86,6 +112,29 @@ def outgoing(message: object, *, data_ref: Mapping[str, object] | None = None) -
     else:
         wire.data = msgspec.Raw(data_json(new.data))
     return Outgoing(message_id, _encode(wire), new.id is None and new.dedupe_id is None)
+
+
+def is_large(message: Outgoing) -> bool:
+    """Whether its data should go to the blob store first: above the hub's usual bound for data that travels along."""
+    return len(message.document) > _INLINE_BYTES_MAX
+
+
+def large_content(message: object) -> tuple[bytes, Literal["json", "bytes"]]:
+    """The data by itself, as the blob store keeps it."""
+    data = message.data if isinstance(message, NewMessage) else message
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data), "bytes"
+    return data_json(data), "json"
+
+
+def request_body(data: object, **members: object) -> dict[str, object]:
+    """The body of a command or query; members that are None are left out."""
+    body: dict[str, object] = {name: value for name, value in members.items() if value is not None}
+    if isinstance(data, bytes | bytearray | memoryview):
+        body["data_base64"] = base64.b64encode(data).decode()
+    else:
+        body["data"] = msgspec.Raw(data_json(data))
+    return body
 
 
 def data_json(data: object) -> bytes:

@@ -1,0 +1,108 @@
+"""Handlers of messages: called on the loop or in a thread, with what they may say by raising."""
+
+import asyncio
+import contextvars
+import inspect
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+__all__ = ["HandlerCall", "Refused", "Reject", "Retry", "reason_of", "shortened", "stopping_on_signals"]
+
+Message = TypeVar("Message")
+# The hub keeps no more of a reason; a stack trace belongs to the worker's own log.
+_REASON_CHARACTERS_MAX = 1_024
+
+
+class Reject(Exception):
+    """Raised by a worker's handler: this message can never be done; to the dead letters with it, and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Retry(Exception):
+    """Raised by a worker's handler: not now. Due again after `delay_ms`, else after the queue's back-off."""
+
+    def __init__(self, reason: str = "", *, delay_ms: int | None = None) -> None:
+        super().__init__(reason)
+        if delay_ms is not None and delay_ms < 0:
+            raise ValueError(f"delay_ms is {delay_ms}; it cannot be negative")
+        self.reason = reason
+        self.delay_ms = delay_ms
+
+
+class Refused(Exception):
+    """Raised by a responder's handler: the request is understood and not carried out; the caller reads why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class HandlerCall(Generic[Message]):
+    """A user's function. Async ones run on the loop, others in threads of their own, as many as run at once.
+
+    A thread cannot be stopped: one that still runs when its worker ends keeps the process alive until it returns.
+    """
+
+    def __init__(self, handler: Callable[[Message], Awaitable[object] | object], *, concurrency: int) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
+        self._handler = handler
+        self.is_threaded = not (
+            inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+        )
+        self._threads = (
+            ThreadPoolExecutor(concurrency, thread_name_prefix="meshway-handler") if self.is_threaded else None
+        )
+
+    async def __call__(self, message: Message) -> object:
+        """What the function returns. Raises: what it raises."""
+        if self._threads is None:
+            result = self._handler(message)
+        else:
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(self._threads, context.run, self._handler, message)
+        # Also a plain function that makes a coroutine, a lambda around an async one.
+        return await result if inspect.isawaitable(result) else result
+
+    def close(self) -> None:
+        """No thread is waited for."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def reason_of(error: BaseException) -> str:
+    """Type and text, for people and for the history of the message."""
+    text = str(error)
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return shortened(reason)
+
+
+def shortened(reason: str) -> str:
+    """As much of a reason as the hub keeps."""
+    return reason if len(reason) <= _REASON_CHARACTERS_MAX else reason[: _REASON_CHARACTERS_MAX - 1] + "…"
+
+
+@contextmanager
+def stopping_on_signals(stop: Callable[[], None], *, wanted: bool) -> Iterator[None]:
+    """SIGTERM and SIGINT call `stop` inside the block, where this is the main thread; else nothing changes."""
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, action)
