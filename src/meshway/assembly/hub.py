@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from meshway import __version__
-from meshway.assembly.channels import ChannelGround, build_channels
+from meshway.assembly.channels import ChannelGround, Channels, build_channels
 from meshway.assembly.configured_agents import ConfiguredAgents
 from meshway.assembly.door import HubGate, base_url_of, principal_of_pairs, shown_credentials
 from meshway.assembly.duties import Duties
@@ -20,6 +20,8 @@ from meshway.edges.channels.handler import ChannelsEdge
 from meshway.edges.channels.ports import ChannelEdgeServices
 from meshway.edges.http.runtime import HttpRuntime
 from meshway.edges.http.server import HubServer
+from meshway.edges.link.edge import LINK_PATH, LinkEdge
+from meshway.edges.link.services import LinkServices
 from meshway.edges.rest.app import build_rest_app
 from meshway.edges.rest.services import AgentUseCases, HubStatus, RestServices
 from meshway.engine.embedded import open_embedded_engine
@@ -103,6 +105,7 @@ class _Edges:
 
     a2a: A2AEdge
     channels: ChannelsEdge
+    link: LinkEdge
 
 
 @asynccontextmanager
@@ -219,7 +222,9 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
         duties,
     )
     rest = _rest_services(ground, places, register, balancer, status, channels.use_cases)
-    edges = _Edges(_a2a_edge(ground, places, calls), _channels_edge(ground, channels.use_cases))
+    edges = _Edges(
+        _a2a_edge(ground, places, calls), _channels_edge(ground, channels.use_cases), _link_edge(ground, channels)
+    )
     server = _server(ground, edges, rest, places.admission)
     configured = ConfiguredAgents(register, settings.agents)
     return Hub(server, ground.url, ground.engine, status, configured, duties)
@@ -293,6 +298,22 @@ def _channels_edge(ground: _Ground, use_cases: ChannelUseCases) -> ChannelsEdge:
     )
 
 
+def _link_edge(ground: _Ground, channels: Channels) -> LinkEdge:
+    settings = ground.settings
+    return LinkEdge(
+        LinkServices(
+            channels=channels.use_cases,
+            places=channels.subscriptions,
+            settings=settings.messaging,
+            credentials_of=shown_credentials,
+            authenticate=ground.keys.authenticate,
+            metrics=ground.metrics,
+            hub_version=__version__,
+            frame_bytes_max=settings.http.body_bytes_max,
+        )
+    )
+
+
 def _server(ground: _Ground, edges: _Edges, rest: RestServices, admission: Admission) -> HubServer:
     settings = ground.settings
     rules = HostRules(
@@ -304,6 +325,7 @@ def _server(ground: _Ground, edges: _Edges, rest: RestServices, admission: Admis
     runtime = HttpRuntime(
         routes={b"a2a": edges.a2a.handle},
         data_route=edges.channels.route,
+        sockets={LINK_PATH: edges.link},
         gate=HubGate(rules, ground.keys),
         settings=settings.http,
         metrics=ground.metrics,
@@ -316,6 +338,8 @@ def _server(ground: _Ground, edges: _Edges, rest: RestServices, admission: Admis
         rest.status.shutdown.set()
 
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # It speaks of each connection that opens and closes.
+    logging.getLogger("websockets").setLevel(logging.WARNING)
     return HubServer(build_rest_app(rest, settings.rest), runtime, on_drain=begin_drain)
 
 
