@@ -28,7 +28,7 @@ from meshway.messaging.names import (
 )
 from meshway.messaging.readers import parse_reader_name
 from meshway.messaging.stream_items import ItemMaker, StreamItem, StreamPage
-from meshway.messaging.stream_start import parse_channel_start, parse_pattern_start, start_after_cursor
+from meshway.messaging.stream_start import cursor_before, parse_channel_start, parse_pattern_start, start_after_cursor
 from meshway.messaging.subscription_places import SubscriptionPlaces
 
 __all__ = ["ReadStream", "StreamTail"]
@@ -39,9 +39,15 @@ _FIRST_READ = 8
 
 
 class StreamTail:
-    """One reader's place in a stream, or in all streams of a pattern. One `take` at a time."""
+    """One reader's place in a stream, or in all streams of a pattern. One `take` at a time.
 
-    def __init__(self, tail: LogTail, items: ItemMaker, *, since_ms: int, skips_reserved: bool) -> None:
+    `cursor` goes on from where it began; None where that is not known (a time, or what is new of a pattern).
+    """
+
+    def __init__(
+        self, tail: LogTail, items: ItemMaker, *, since_ms: int, skips_reserved: bool, cursor: str | None
+    ) -> None:
+        self.cursor = cursor
         self._tail = tail
         self._items = items
         self._since_ms = since_ms
@@ -153,12 +159,18 @@ class ReadStream:
     async def _tail(self, name: str, begin: LogStart, reader: str | None) -> AsyncIterator[StreamTail]:
         if reader is not None:
             begin = await self._after_reader(ChannelName(name), reader)
+        many = is_pattern(name)
+        if not many:
+            # As a number, so that who is cut before the first message knows where to go on.
+            begin = await self._numbered(ChannelName(name), begin)
         since_ms = begin.timestamp_ms if isinstance(begin, FromTime) else 0
-        items = self._pattern_items if is_pattern(name) else self._channel_items
+        items = self._pattern_items if many else self._channel_items
         log, subject = self._places.log, subject_of(ChannelKind.STREAMS, name)
         with self._subscriptions.take():
             async with log.tail(subject, begin) as tail:
-                yield StreamTail(tail, items, since_ms=since_ms, skips_reserved=name[0] in "*>")
+                yield StreamTail(
+                    tail, items, since_ms=since_ms, skips_reserved=name[0] in "*>", cursor=cursor_before(begin)
+                )
 
     async def _after_reader(self, name: ChannelName, reader: str) -> FromSequence:
         return FromSequence(await self._places.readers.position_of(name, reader) + 1)

@@ -5,7 +5,14 @@ from meshway.kernel.clock import parse_rfc3339_ms
 from meshway.kernel.errors import FieldError, InvalidRequest
 from meshway.kernel.pages import decode_cursor, encode_cursor
 
-__all__ = ["channel_cursor", "parse_channel_start", "parse_pattern_start", "pattern_cursor", "start_after_cursor"]
+__all__ = [
+    "channel_cursor",
+    "cursor_before",
+    "parse_channel_start",
+    "parse_pattern_start",
+    "pattern_cursor",
+    "start_after_cursor",
+]
 
 # What fits the engines' numbers of 64 bits, whatever is added.
 _DIGITS_MAX = 18
@@ -73,6 +80,16 @@ def channel_cursor(sequence: int) -> str:
 
 def pattern_cursor(position: int) -> str:
     return encode_cursor(f"{_POSITION_MARK}{position}")
+
+
+def cursor_before(start: LogStart) -> str | None:
+    """The cursor that goes on with this start; None where none says it."""
+    match start:
+        case FromSequence(sequence=sequence):
+            return channel_cursor(sequence - 1)
+        case FromPosition(position=position):
+            return pattern_cursor(position)
+    return None
 
 
 def _from_time(text: str, field: str) -> FromTime:

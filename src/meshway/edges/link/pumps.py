@@ -38,10 +38,10 @@ class PumpPlaces:
     socket: Socket
     held: int = 0
 
-    def begin(self, subscription: Subscription) -> None:
+    def begin(self, subscription: Subscription, *, cursor: str | None = None) -> None:
         """Say that it is active."""
         subscription.has_begun = True
-        self.socket.send(encode_frame(Subscribed(id=subscription.frame.id)))
+        self.socket.send(encode_frame(Subscribed(id=subscription.frame.id, cursor=cursor)))
 
 
 Pump = Callable[[PumpPlaces, Subscription], Awaitable[None]]
@@ -82,7 +82,7 @@ async def _pump_stream(places: PumpPlaces, subscription: Subscription) -> None:
     async with verb.tail(
         places.principal, frame.channel, start=frame.start, cursor=frame.cursor, reader=frame.reader
     ) as tail:
-        places.begin(subscription)
+        places.begin(subscription, cursor=tail.cursor)
         while True:
             items = await tail.take(await subscription.demand(socket))
             for part in _parts(items):

@@ -163,14 +163,14 @@ class Welcome(msgspec.Struct, kw_only=True, tag="welcome", tag_field="type"):
     subscriptions_max: int
 
 
-class Subscribed(msgspec.Struct, kw_only=True, tag="subscribed", tag_field="type"):
+class Subscribed(msgspec.Struct, kw_only=True, omit_defaults=True, tag="subscribed", tag_field="type"):
     """Active: what is sent from here on arrives. `cursor` (streams, where it is known) goes on from this place."""
 
     id: str
     cursor: str | None = None
 
 
-class Messages(msgspec.Struct, kw_only=True, tag="messages", tag_field="type"):
+class Messages(msgspec.Struct, kw_only=True, omit_defaults=True, tag="messages", tag_field="type"):
     """Events or stream messages. `cursor` (streams) goes on after the last one of them."""
 
     id: str
@@ -240,14 +240,14 @@ class Accepted(msgspec.Struct, kw_only=True, tag="accepted", tag_field="type"):
     receipts: list[Receipt]
 
 
-class Response(msgspec.Struct, kw_only=True, tag="response", tag_field="type"):
+class Response(msgspec.Struct, kw_only=True, omit_defaults=True, tag="response", tag_field="type"):
     """The reply to a request; `cache` is hit, miss or off."""
 
     ref: str
     executed: bool
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: str | None = None
-    cache: str = "off"
+    cache: str
 
 
 class Unsubscribed(msgspec.Struct, kw_only=True, tag="unsubscribed", tag_field="type"):
@@ -266,7 +266,7 @@ class Draining(msgspec.Struct, kw_only=True, tag="draining", tag_field="type"):
     within_ms: int
 
 
-class Error(msgspec.Struct, kw_only=True, tag="error", tag_field="type"):
+class Error(msgspec.Struct, kw_only=True, omit_defaults=True, tag="error", tag_field="type"):
     """`problem` is the same RFC 9457 document as over HTTP."""
 
     problem: msgspec.Raw
