@@ -90,13 +90,12 @@ class SendRequest:
         ttl_ms = self._ttl_of(kind, request)
         origin = Origin(principal.id, self._clock.now_ms(), traceparent)
         document = await self._render(name, request, origin, keep_ms=wait_ms)
-        message = BusMessage(subject=subject_of(kind, name), data=document)
         if ttl_ms is None or request.cache_key is None:
-            return await self._ask(kind, name, message, wait_ms)
+            return await self._ask(kind, name, document, wait_ms)
         reply = await self._cache.answer(
             name,
             request.cache_key,
-            partial(self._ask, kind, name, message, wait_ms, cache="miss"),
+            partial(self._ask, kind, name, document, wait_ms, cache="miss"),
             ttl_ms=ttl_ms,
             timeout_ms=wait_ms,
         )
@@ -105,12 +104,13 @@ class SendRequest:
         return reply
 
     async def _ask(
-        self, kind: ChannelKind, name: ChannelName, message: BusMessage, wait_ms: int, *, cache: str = "off"
+        self, kind: ChannelKind, name: ChannelName, document: bytes, wait_ms: int, *, cache: str = "off"
     ) -> RequestReply:
+        subject = subject_of(kind, name)
         ends_ms = self._clock.monotonic_ms() + wait_ms
         for _ in range(_ASKED_MAX):
             left_ms = max(1, round(ends_ms - self._clock.monotonic_ms()))
-            asked = msgspec.structs.replace(message, headers=wire_headers(left_ms))
+            asked = BusMessage(subject=subject, data=document, headers=wire_headers(left_ms))
             outcome = await self._bus.request(asked, timeout_ms=left_ms)
             if not isinstance(outcome, BusMessage):
                 break
