@@ -73,6 +73,16 @@ class StreamHub:
         page = await self.read.page(ANN, channel, start=start, limit=limit, **more)
         return [(item.sequence, data_of(item)) for item in page.items], page
 
+    async def page_of_documents(self, channel):
+        """All messages of a stream, whole."""
+        page = await self.read.page(ANN, channel, start="first", limit=500)
+        return [json.loads(item.document) for item in page.items]
+
+    async def content(self, sha256):
+        """The bytes of a blob."""
+        async with self.fetch_blob.open(ANN, sha256) as blob:
+            return b"".join([chunk async for chunk in blob.chunks])
+
     async def blob(self, content) -> BlobRef:
         return await self.store_blob.execute(ANN, pieces(content))
 
