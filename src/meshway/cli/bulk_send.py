@@ -14,9 +14,7 @@ from meshway.cli.failure import Failure
 from meshway.cli.hub import failure_of
 from meshway.cli.line_source import Line, LineSource, LineTooLong
 from meshway.cli.message_form import MessageForm, WrongLine
-from meshway.client import ClientError, HubError
-from meshway.client.channel_messages import Receipt
-from meshway.client.outgoing import NewMessage
+from meshway.client import ClientError, HubError, NewMessage, Receipt
 
 __all__ = ["BulkSend", "Post", "Resume", "SendView", "Sent"]
 

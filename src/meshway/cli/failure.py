@@ -19,7 +19,7 @@ EXIT_CODES = {
     2: "wrong usage or configuration",
     EXIT_UNREACHABLE: "no hub answered",
     EXIT_DENIED: "the API key is missing, wrong, or may not do this",
-    EXIT_NOT_FOUND: "no such agent, instance, task or key",
+    EXIT_NOT_FOUND: "no such agent, instance, task, key or channel",
     130: "interrupted",
 }
 # Where `--json` leaves its mark in the context, so that failures are printed in kind.

@@ -12,7 +12,7 @@ import click
 from meshway.cli.failure import EXIT_DENIED, EXIT_FAILED, EXIT_NOT_FOUND, EXIT_UNREACHABLE, JSON_KEY, Failure
 from meshway.client import CallError, ClientError, HubError, HubUnreachable, MeshwayClient
 
-__all__ = ["HubOptions", "connect", "failure_of", "hub_options", "json_option", "run"]
+__all__ = ["HubOptions", "connect", "failure_of", "hub_options", "json_option", "reach", "run"]
 
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -22,6 +22,10 @@ _HINTS = {
     "forbidden": "Use a key with the right scope; `meshway keys list` shows them.",
     "agent_not_found": "`meshway agents list` shows who is there; `meshway agents add ID URL` registers one.",
     "task_not_found": "Tasks are only shown to the key that started them, for as long as the agent keeps them.",
+    "channel_not_found": "`meshway channels list` shows those that are there; the first message makes one.",
+    "reader_not_found": "`meshway streams readers STREAM` shows those there are; `meshway streams seek` makes one.",
+    "channel_full": "Wait until it is worked off, or raise its limit: meshway channels set KIND NAME max_messages=...",
+    "no_responder": "Nobody answers on this channel now; start a responder (MeshwayClient.responder) first.",
     "too_many_in_flight": "Try again in a moment.",
     "draining": "The hub is shutting down; try again when it is back.",
     "upstream_unreachable": "Is the agent running? `meshway agents show ID` says when it was last seen.",
@@ -84,6 +88,14 @@ async def connect(hub: HubOptions) -> AsyncIterator[MeshwayClient]:
             yield client
     except ClientError as error:
         raise failure_of(error) from error
+
+
+async def reach(client: MeshwayClient) -> None:
+    """Ask the hub something small: what waits for a hub that restarts would wait for one that was never there, too.
+
+    Raises: HubUnreachable, HubError for a wrong key.
+    """
+    await client.list_channels("queues", limit=1)
 
 
 def failure_of(error: ClientError) -> Failure:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import click
 import msgspec
 
-from meshway.client.outgoing import NewMessage
+from meshway.client import NewMessage
 
 __all__ = ["Form", "MessageForm", "MessageOptions", "WrongLine", "read_pairs"]
 

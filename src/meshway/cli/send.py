@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import stat
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import BinaryIO, TypeVar
 import click
 
 from meshway.cli.bulk_send import BulkSend, Post, Resume
-from meshway.cli.hub import HubOptions, connect, run
+from meshway.cli.hub import HubOptions, connect, reach, run
 from meshway.cli.line_source import LineSource
 from meshway.cli.message_form import Form, MessageForm, MessageOptions, WrongLine, read_pairs
 from meshway.cli.send_view import ReceiptView
@@ -54,7 +55,7 @@ def message_input(command: Callable[..., None]) -> Callable[..., None]:
         if text and envelope:
             raise click.UsageError("--text and --envelope exclude each other.")
         if tuple(data) == ("-",) and file is None:
-            data, file = (), click.get_binary_stream("stdin")
+            data, file = (), sys.stdin.buffer
         if bool(data) == (file is not None):
             raise click.UsageError("Give messages as arguments, or --file FILE, or - to read standard input.")
         if skip and file is None:
@@ -70,9 +71,10 @@ def message_input(command: Callable[..., None]) -> Callable[..., None]:
         )
         command(given=given, **options)
 
+    decorated: Callable[..., None] = with_input
     for decorate in reversed(_OPTIONS):
-        with_input = decorate(with_input)
-    return with_input
+        decorated = decorate(decorated)
+    return decorated
 
 
 _OPTIONS: Sequence[Callable[[Callable[..., None]], Callable[..., None]]] = (
@@ -133,6 +135,7 @@ def send_messages(
         view = ReceiptView(as_json=hub.as_json, bytes_total=_size(given.file))
         resume = Resume(id_prefix=prefix, is_file=given.file is not None, skip=given.skip)
         async with connect(hub) as client:
+            await reach(client)
             with view:
                 bulk = BulkSend(form, post_to(client, channel), view, resume)
                 sent = await bulk.run(LineSource(stream, skip=given.skip))

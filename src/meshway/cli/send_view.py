@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from meshway.cli.bulk_send import Sent
 from meshway.cli.output import console
-from meshway.client.channel_messages import Receipt
+from meshway.client import Receipt
 
 __all__ = ["ReceiptView"]
 

@@ -12,9 +12,7 @@ from meshway.cli.bulk_send import BATCH_MESSAGES_MAX, BulkSend, Resume
 from meshway.cli.failure import Failure
 from meshway.cli.line_source import LineSource
 from meshway.cli.message_form import Form, MessageForm, MessageOptions
-from meshway.client import HubError, HubUnreachable, WrongField
-from meshway.client.channel_messages import Receipt
-from meshway.client.outgoing import NewMessage
+from meshway.client import HubError, HubUnreachable, NewMessage, Receipt, WrongField
 
 
 class Hub:
@@ -119,7 +117,7 @@ async def test_ctrl_c_lets_the_batch_under_way_end_and_says_where_to_go_on():
         run = group.create_task(expect_failure(send, LineSource(numbers(3))))
         await hub.called.wait()
         os.kill(os.getpid(), signal.SIGINT)
-        while not send.is_interrupted:
+        while not send.is_interrupted:  # noqa: ASYNC110  a signal's handler has no event to give
             await asyncio.sleep(0)
         release.set()
     failure = run.result()

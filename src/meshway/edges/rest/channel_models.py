@@ -111,7 +111,7 @@ class ChannelView(_View, frozen=True, kw_only=True):
     """A channel. `owner` is the key that made it; null where it was only used and nothing was stored."""
 
     kind: ChannelKind
-    channel: str
+    name: str
     settings: SettingsDocument
     owner: str | None
     created_at: Moment | None
@@ -223,10 +223,10 @@ class ReaderAckView(_View, frozen=True, kw_only=True):
 
 
 class ReaderView(_View, frozen=True, kw_only=True):
-    """`sequence` is the last one it has done, 0 before the first; `lag` how many wait behind it."""
+    """`position` is the last sequence it has done, 0 before the first; `lag` how many wait behind it."""
 
     name: str
-    sequence: int
+    position: int
     lag: int
     created_at: Moment
     updated_at: Moment

@@ -15,7 +15,7 @@ def channel_view(channel: Channel) -> ChannelView:
     """The channel without figures."""
     return ChannelView(
         kind=channel.kind,
-        channel=channel.name,
+        name=channel.name,
         settings=msgspec.Raw(msgspec.json.encode(channel.settings)),
         owner=channel.owner,
         created_at=_created_at(channel),
@@ -27,7 +27,7 @@ def channel_info_view(info: ChannelInfo) -> ChannelInfoView:
     channel = info.channel
     return ChannelInfoView(
         kind=channel.kind,
-        channel=channel.name,
+        name=channel.name,
         settings=msgspec.Raw(msgspec.json.encode(channel.settings)),
         owner=channel.owner,
         created_at=_created_at(channel),
@@ -37,10 +37,10 @@ def channel_info_view(info: ChannelInfo) -> ChannelInfoView:
 
 
 def reader_view(reader: StreamReader) -> ReaderView:
-    """The position is shown as the sequence it is."""
+    """Times as everywhere on the wire."""
     return ReaderView(
         name=reader.name,
-        sequence=reader.position,
+        position=reader.position,
         lag=reader.lag,
         created_at=rfc3339_ms(reader.created_at_ms),
         updated_at=rfc3339_ms(reader.updated_at_ms),
