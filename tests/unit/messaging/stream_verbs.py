@@ -34,6 +34,26 @@ BOB = Principal(PrincipalId("bob"), frozenset({Scope("call")}))
 ADMIN = Principal(PrincipalId("root"), frozenset({Scope("admin")}))
 
 
+class CountedLog:
+    """A log that knows how many tails are open: nothing else tells a test that a wait has begun."""
+
+    def __init__(self, log):
+        self._log = log
+        self.open_tails = 0
+
+    def __getattr__(self, name):
+        return getattr(self._log, name)
+
+    @asynccontextmanager
+    async def tail(self, pattern, start):
+        async with self._log.tail(pattern, start) as tail:
+            self.open_tails += 1
+            try:
+                yield tail
+            finally:
+                self.open_tails -= 1
+
+
 class StreamHub:
     """What assembly wires, with tests' clock; one ChannelBook that follows the store."""
 
@@ -41,6 +61,7 @@ class StreamHub:
         self.engine = engine
         self.clock = clock
         self.settings = MessagingSettings(**settings)
+        self.log = CountedLog(engine.log)
         self.book = ChannelBook(engine.key_value, engine.queue_admin, settings=self.settings, clock=clock)
         self.payloads = PayloadStore(engine.blobs, self.settings, clock=clock)
         self.readers_store = ReaderStore(engine.key_value, engine.log, clock=clock)
@@ -53,7 +74,7 @@ class StreamHub:
             channels=self.book,
             readers=self.readers_store,
             payloads=self.payloads,
-            log=engine.log,
+            log=self.log,
             clock=clock,
             settings=self.settings,
         )
