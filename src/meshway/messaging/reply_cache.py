@@ -7,6 +7,7 @@ never a reason to fail: a store that cannot be read or written means that the re
 import asyncio
 import hashlib
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -23,6 +24,8 @@ __all__ = ["ReplyCache"]
 _log = logging.getLogger(__name__)
 
 _PREFIX = "qcache"
+# A store that is slower than this is no shortcut.
+_STORE_S = 2.0
 
 Ask = Callable[[], Awaitable[RequestReply]]
 
@@ -60,7 +63,7 @@ class ReplyCache:
         ends_ms = self._clock.monotonic_ms() + timeout_ms
         while True:
             flight = self._flights.get(key)
-            if flight is None:
+            if flight is None or flight.served_until_ms <= self._clock.monotonic_ms():
                 return await self._wait(self._begin(key, ask, ttl_ms), None)
             left_ms = ends_ms - self._clock.monotonic_ms()
             try:
@@ -103,6 +106,7 @@ class ReplyCache:
                 return
             reply = await ask()
             # Callers need not wait for the store; until it has the reply, this flight answers who comes.
+            flight.served_until_ms = self._clock.monotonic_ms() + ttl_ms
             flight.result.set_result(reply)
             await self._keep(flight.key, reply, ttl_ms)
         except Exception as error:  # noqa: BLE001  the boundary of one query: its callers get the failure, no other
@@ -117,9 +121,10 @@ class ReplyCache:
 
     async def _kept(self, key: str) -> RequestReply | None:
         try:
-            (entry,) = await self._key_value.get([key])
+            async with asyncio.timeout(_STORE_S):
+                (entry,) = await self._key_value.get([key])
             kept = None if entry is None else _decode_kept(entry.value)
-        except (EngineError, LimitError, msgspec.DecodeError) as error:
+        except (EngineError, LimitError, TimeoutError, msgspec.DecodeError) as error:
             _log.warning("reply_cache_unreadable", extra={"reason": _reason(error)})
             return None
         # The store rounds up to whole seconds; a time to live of 50 ms means 50 ms.
@@ -134,8 +139,9 @@ class ReplyCache:
         value = _encode(_Kept(expires_ms=self._clock.now_ms() + ttl_ms, data=reply.data))
         write = KvPut(key=key, value=value, ttl_ms=ttl_ms, durability=Durability.LAZY)
         try:
-            (outcome,) = await self._key_value.write([write])
-        except (EngineError, LimitError) as error:
+            async with asyncio.timeout(_STORE_S):
+                (outcome,) = await self._key_value.write([write])
+        except (EngineError, LimitError, TimeoutError) as error:
             _log.warning("reply_not_cached", extra={"reason": _reason(error)})
             return
         if isinstance(outcome, Undecided):
@@ -152,13 +158,15 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 class _Flight:
     """One query under way, and how many wait for it."""
 
-    __slots__ = ("key", "result", "task", "waiters")
+    __slots__ = ("key", "result", "served_until_ms", "task", "waiters")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.result: asyncio.Future[RequestReply] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
         self.waiters = 0
+        # Its reply, once there, is no younger than one from the store.
+        self.served_until_ms = math.inf
 
     def fail(self, error: Exception) -> None:
         if not self.result.done():
@@ -168,7 +176,7 @@ class _Flight:
 
 
 def _reason(error: Exception) -> str:
-    return error.detail if isinstance(error, MeshwayError) else str(error)
+    return error.detail if isinstance(error, MeshwayError) else str(error) or type(error).__name__
 
 
 _encode = msgspec.json.Encoder().encode

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from request_verbs import QUERIES, open_verbs, running, until
 
+from meshway.engine.ports import KvWritten
 from meshway.kernel.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest, ResponderMissing
 from meshway.kernel.principal import LOCAL_OPERATOR
 from meshway.messaging.names import ChannelName
@@ -132,6 +133,30 @@ async def test_a_store_that_fails_means_asking_the_responder():
             assert value_of(await verbs.ask(QUERIES, "q", **CACHED)) == 1
             await until(lambda: not verbs.send_request._cache._flights)
         assert len(asked) == 3
+
+
+async def test_a_store_that_is_slow_to_keep_a_reply_does_not_make_it_live_longer():
+    clock = ManualClock()
+    async with open_verbs(clock=clock) as verbs:
+        numbers, stored = iter(range(10)), asyncio.Event()
+
+        async def write(writes):
+            await stored.wait()
+            return [KvWritten(revision=1) for _ in writes]
+
+        verbs.key_value.write = write
+        async with verbs.answering(QUERIES, "q", lambda _: next(numbers)):
+            first = await verbs.ask(QUERIES, "q", cache_key="k", cache_ttl_ms=50)
+            clock.advance(49)
+            second = await verbs.ask(QUERIES, "q", cache_key="k", cache_ttl_ms=50)
+            clock.advance(1)
+            third = await verbs.ask(QUERIES, "q", cache_key="k", cache_ttl_ms=50)
+            stored.set()
+        assert [(value_of(each), each.cache) for each in (first, second, third)] == [
+            (0, "miss"),
+            (0, "hit"),
+            (1, "miss"),
+        ]
 
 
 async def test_a_reply_too_large_for_the_cache_is_delivered_and_not_kept():
