@@ -64,6 +64,10 @@ class ChannelMessage(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     # Data that was fetched from the blob store and is no JSON.
     blob: bytes | None = None
 
+    def __repr__(self) -> str:
+        sequence = "" if self.sequence is None else f", sequence={self.sequence}"
+        return f"{type(self).__name__}(id={self.id!r}, channel={self.channel!r}{sequence})"
+
     @property
     def data(self) -> object:
         """The data as Python has it: JSON decoded, else bytes. Decoded at each access. Raises: DataNotFetched."""

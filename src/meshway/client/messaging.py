@@ -131,7 +131,7 @@ class MessagingClient:
     # --- queues ---
 
     async def enqueue(self, queue: str, data: object, **options: Unpack[MessageOptions]) -> Receipt:
-        """Put one message into a queue; on disk when this returns: `await client.enqueue("orders", order, delay_ms=500)`.
+        """Put one message into a queue: `await client.enqueue("orders", order, delay_ms=500)`. Kept when this returns.
 
         The options are the members of NewMessage. Many calls at once travel together, each with its own answer.
         """

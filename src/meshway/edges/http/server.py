@@ -4,7 +4,8 @@ import asyncio
 import functools
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -43,15 +44,29 @@ class HubServer(uvicorn.Server):
         self._runtime = runtime
         self._on_drain = on_drain
         self._duties: asyncio.TaskGroup
+        # A hub inside another program leaves that program's signals alone.
+        self.takes_signals = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self._runtime.is_draining:
-            self._runtime.drain.give()
-            self._on_drain()
         # Not captured for uvicorn to raise again: draining to the end is a clean exit, status 0.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
+        self.begin_drain()
+
+    def begin_drain(self) -> None:
+        """What a signal does: take nothing new, and let `serve_on` return when what runs has ended. Idempotent."""
+        if not self._runtime.is_draining:
+            self._runtime.drain.give()
+            self._on_drain()
         self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if not self.takes_signals:
+            yield
+            return
+        with super().capture_signals():
+            yield
 
     async def serve_on(self, listener: socket.socket) -> None:
         """Serve until SIGTERM or SIGINT, then drain: running calls finish within the bound, streams are told."""
