@@ -129,6 +129,9 @@ def _requests(
     duties.start("reply_cache", cache.run)
     pools = ResponderPools(engine.bus, settings=settings, clock=clock)
     duties.start("responders", pools.run)
+    ground.metrics.gauge_read_from(
+        "meshway_requests_waiting", "Commands and queries that wait for a responder.", lambda: float(pools.waiting)
+    )
     return (
         SendRequest(
             engine.bus,

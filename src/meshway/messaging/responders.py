@@ -46,9 +46,10 @@ class ResponderPools:
             finally:
                 self._tasks = None
 
-    def waiting(self, kind: ChannelKind) -> int:
-        """Requests of the kind that wait at this hub for a responder to take them."""
-        return sum(serving.pool.waiting for (of_kind, _), serving in self._pools.items() if of_kind is kind)
+    @property
+    def waiting(self) -> int:
+        """Requests that wait at this hub for a responder to take them."""
+        return sum(serving.pool.waiting for serving in self._pools.values())
 
     @asynccontextmanager
     async def serve(

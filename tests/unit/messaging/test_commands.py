@@ -208,7 +208,7 @@ async def test_a_request_that_waits_at_a_hub_that_is_left_goes_to_a_responder_of
     async with open_verbs(bus) as one, open_verbs(bus) as other, AsyncExitStack() as later:
         async with one.join(COMMANDS, "c"):
             asking = asyncio.ensure_future(one.ask(COMMANDS, "c"))
-            await until(lambda: one.pools.waiting(COMMANDS) == 1)
+            await until(lambda: one.pools.waiting == 1)
             await later.enter_async_context(other.answering(COMMANDS, "c", lambda _: "other"))
         assert msgspec.json.decode((await asking).data) == "other"
 
@@ -217,7 +217,7 @@ async def test_a_poll_takes_what_there_is_and_waits_no_longer_than_it_says():
     async with open_verbs() as verbs:
         await poll(verbs, "c", wait_ms=0)
         asking = [asyncio.ensure_future(verbs.ask(COMMANDS, "c", data=number)) for number in range(5)]
-        await until(lambda: verbs.pools.waiting(COMMANDS) == 5)
+        await until(lambda: verbs.pools.waiting == 5)
         first, rest = await poll(verbs, "c", count=2), await poll(verbs, "*", count=10, wait_ms=0)
         assert len(first) == 2
         assert rest == []
@@ -241,7 +241,7 @@ async def test_a_poll_out_of_bounds_names_the_field(count, wait_ms, field):
 async def test_more_requests_than_may_wait_are_told_so_at_once():
     async with open_verbs(requests_waiting_max=2) as verbs, verbs.join(COMMANDS, "c") as responder:
         asking = [asyncio.ensure_future(verbs.ask(COMMANDS, "c", data=number)) for number in range(2)]
-        await until(lambda: verbs.pools.waiting(COMMANDS) == 2)
+        await until(lambda: verbs.pools.waiting == 2)
         with pytest.raises(TooManyInFlight, match="requests_waiting_max"):
             await verbs.ask(COMMANDS, "c")
         for held in await responder.take(10):
@@ -329,7 +329,7 @@ async def test_a_wrong_member_of_a_command_is_named(members, field):
             await verbs.ask(COMMANDS, "c", **members)
         assert [each.field for each in caught.value.fields] == [field]
         assert caught.value.detail.startswith(field)
-        assert verbs.pools.waiting(COMMANDS) == 0
+        assert verbs.pools.waiting == 0
 
 
 async def test_a_command_needs_data_and_only_commands_and_queries_have_replies():

@@ -55,7 +55,7 @@ async def test_identical_queries_at_the_same_moment_are_asked_once():
 
         assert {value_of(each) for each in replies} == {7}
         assert sorted(each.cache for each in replies) == ["hit"] * 19 + ["miss"]
-        assert verbs.pools.waiting(QUERIES) == 0
+        assert verbs.pools.waiting == 0
 
 
 async def test_a_caller_who_leaves_takes_nobody_along_and_the_last_one_ends_the_query():
