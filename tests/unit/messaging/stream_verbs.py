@@ -17,6 +17,7 @@ from meshway.gateway.manage_channels import ManageChannels
 from meshway.gateway.manage_readers import ManageReaders
 from meshway.gateway.read_stream import ReadStream
 from meshway.gateway.store_blob import StoreBlob
+from meshway.kernel.errors import StorageFull
 from meshway.kernel.ids import PrincipalId
 from meshway.kernel.metrics import NullMetrics
 from meshway.kernel.principal import Principal, Scope
@@ -34,15 +35,35 @@ BOB = Principal(PrincipalId("bob"), frozenset({Scope("call")}))
 ADMIN = Principal(PrincipalId("root"), frozenset({Scope("admin")}))
 
 
-class CountedLog:
-    """A log that knows how many tails are open: nothing else tells a test that a wait has begun."""
+class WatchedLog:
+    """A log that tells what is done with it, where nothing else tells a test; `fail_trims` makes so many trims fail."""
 
     def __init__(self, log):
         self._log = log
         self.open_tails = 0
+        self.looked = []
+        self.trimmed = []
+        self.dropped = 0
+        self.fail_trims = 0
 
     def __getattr__(self, name):
         return getattr(self._log, name)
+
+    def forget(self):
+        self.looked, self.trimmed = [], []
+
+    async def bounds(self, subjects):
+        self.looked += subjects
+        return await self._log.bounds(subjects)
+
+    async def trim(self, trims):
+        self.trimmed += [trim.subject for trim in trims]
+        if self.fail_trims:
+            self.fail_trims -= 1
+            raise StorageFull("asked for by the test")
+        dropped = await self._log.trim(trims)
+        self.dropped += sum(dropped)
+        return dropped
 
     @asynccontextmanager
     async def tail(self, pattern, start):
@@ -61,11 +82,11 @@ class StreamHub:
         self.engine = engine
         self.clock = clock
         self.settings = MessagingSettings(**settings)
-        self.log = CountedLog(engine.log)
+        self.log = WatchedLog(engine.log)
         self.book = ChannelBook(engine.key_value, engine.queue_admin, settings=self.settings, clock=clock)
         self.payloads = PayloadStore(engine.blobs, self.settings, clock=clock)
         self.readers_store = ReaderStore(engine.key_value, engine.log, clock=clock)
-        self.retention = StreamRetention(engine.log, self.book, settings=self.settings, clock=clock)
+        self.retention = StreamRetention(self.log, self.book, settings=self.settings, clock=clock)
         self.activity = Activity(NullMetrics())
         self.subscriptions = SubscriptionPlaces(subscriptions_max=self.settings.subscriptions_max)
         admission = Admission(calls_in_flight_max=10)
