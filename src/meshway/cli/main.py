@@ -1,6 +1,7 @@
 """The entry point: which commands there are, and where each lives. Imports click and nothing else that costs time."""
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -38,6 +39,12 @@ _COMMANDS = {
     "up": ("meshway.cli.up", "Start a hub."),
     "call": ("meshway.cli.call", "Send a message to an agent and print its answer."),
     "agents": ("meshway.cli.agents", "List, show, add, remove and drain agents."),
+    "events": ("meshway.cli.events", "Publish to whoever listens now; listen."),
+    "streams": ("meshway.cli.streams", "Append to, read and follow what is kept and numbered."),
+    "queues": ("meshway.cli.queues", "Send and receive work; see to what failed."),
+    "command": ("meshway.cli.command", "Have one responder do something."),
+    "query": ("meshway.cli.query", "Ask one responder."),
+    "channels": ("meshway.cli.channels", "List, show, configure and delete channels of every kind."),
     "keys": ("meshway.cli.keys", "Create, list and revoke API keys."),
     "doctor": ("meshway.cli.doctor", "Check this machine, the data directory and the hub."),
     "config": ("meshway.cli.config", "Show the settings in effect and where each came from."),
@@ -56,6 +63,7 @@ cli = LazyGroup(
       meshway call echo "good morning"           in a second terminal
       meshway call countdown "from 5" --stream
       meshway agents list
+      meshway queues send work '{"n": 1}' && meshway queues receive work
 
     The other commands find the hub by MESHWAY_URL (default http://127.0.0.1:7070) and show MESHWAY_API_KEY.
     """,
@@ -78,6 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         # `meshway agents list | head`: whoever read us has seen enough.
-        sys.stderr.close()
+        _silence_output()
         sys.exit(0)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _silence_output() -> None:
+    """What is left in the buffer of a pipe that nobody reads must not fail once more when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
