@@ -181,6 +181,34 @@ async def test_a_message_retried_at_once_keeps_its_place(engine: Engine) -> None
     assert sorted(_ids(leases)) == ["m1", "m2"]
 
 
+async def test_given_back_messages_keep_their_turn_by_priority_and_first_append(engine: Engine, wait_until) -> None:
+    await engine.queue_admin.configure("q", SHORT_LEASE)
+    await _append(engine, "old", "young")
+    await _append(engine, "urgent", priority=Priority.URGENT)
+    leases = {lease.message.message_id: lease for lease in await _lease_all(engine, 3)}
+    # One given back at once, one after a moment, one by a worker that died.
+    await _settle(
+        engine,
+        ToRetry(delivery_id=leases["old"].delivery_id, visible_at_ms=0),
+        ToRetry(delivery_id=leases["young"].delivery_id, visible_at_ms=_now_ms() + 100),
+    )
+    await _append(engine, "youngest")
+
+    async def are_all_due() -> bool:
+        return (await engine.queue.depth(["q"]))[0].waiting == 4
+
+    await wait_until(are_all_due)
+    assert _ids(await _lease_all(engine, 4)) == ["urgent", "old", "young", "youngest"]
+
+
+async def test_a_message_may_be_delayed_by_a_year(engine: Engine) -> None:
+    far_ms = _now_ms() + 365 * 86_400_000
+    await _append(engine, "far", deliver_at_ms=far_ms)
+    assert list(await engine.queue.lease("q", count=1)) == []
+    assert [message.message_id for message in await engine.queue.peek("q")] == ["far"]
+    assert (await engine.queue.depth(["q"]))[0].delayed == 1
+
+
 async def test_a_delayed_message_is_due_at_its_time_and_not_before(engine: Engine) -> None:
     due_ms = _now_ms() + 400
     await _append(engine, "later", deliver_at_ms=due_ms)
@@ -263,6 +291,44 @@ async def test_a_cancelled_lease_call_keeps_no_message(engine: Engine) -> None:
         await _settle(engine, *(Ack(delivery_id=lease.delivery_id) for lease in leases))
 
 
+async def test_a_message_goes_to_a_caller_that_still_waits_when_the_first_in_line_is_cancelled(engine: Engine) -> None:
+    for number in range(20):
+        gone = asyncio.ensure_future(_lease(engine, 1))
+        await asyncio.sleep(0)
+        stays = asyncio.ensure_future(_lease(engine, 1))
+        await asyncio.sleep(0)
+        append = asyncio.ensure_future(_append(engine, f"m{number}"))
+        for _ in range(number % 5):
+            await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait([gone, append])
+        if not gone.cancelled():
+            await _settle(engine, *(Ack(delivery_id=lease.delivery_id) for lease in gone.result()))
+            await _append(engine, f"more{number}")
+        (lease,) = await stays
+        assert lease.attempt == 1
+        await _settle(engine, Ack(delivery_id=lease.delivery_id))
+    assert list(await engine.queue.lease("q", count=1)) == []
+
+
+async def test_callers_that_wait_share_what_comes_in_one_call(engine: Engine) -> None:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        waiting = [group.create_task(_lease(engine, 1)) for _ in range(5)]
+        await asyncio.sleep(0.02)
+        await _append(engine, *(f"m{number}" for number in range(5)))
+    assert sorted(name for task in waiting for name in _ids(task.result())) == [f"m{number}" for number in range(5)]
+
+
+async def test_callers_share_large_messages_although_one_answer_cannot_hold_them_all(engine: Engine) -> None:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        waiting = [group.create_task(_lease(engine, 50)) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        await engine.queue.append([_message(f"m{number}", data=b"x" * 4_000_000) for number in range(12)])
+    ids = [name for task in waiting for name in _ids(task.result())]
+    ids += _ids(await engine.queue.lease("q", count=50))
+    assert sorted(ids) == sorted(f"m{number}" for number in range(12))
+
+
 async def test_a_repeated_append_adds_nothing_even_after_the_message_was_done(engine: Engine) -> None:
     await _append(engine, "m")
     assert await engine.queue.append([_message("m")]) == [Enqueued(duplicate=True)]
@@ -314,6 +380,27 @@ async def test_a_queue_is_bounded_in_bytes_too(engine: Engine) -> None:
     await _append(engine, "m3", data=b"x" * 20_000)
 
 
+async def test_after_the_first_refusal_of_a_call_its_later_messages_are_refused_too_so_that_order_can_be_kept(
+    engine: Engine,
+) -> None:
+    await engine.queue_admin.configure("q", QueueSettings(bytes_max=100_000))
+    sizes = {"m1": 60_000, "m2": 60_000, "small": 10}
+    outcomes = await engine.queue.append(
+        [*(_message(name, data=b"x" * size) for name, size in sizes.items()), _message("other", queue="other")]
+    )
+    assert outcomes == [
+        Enqueued(duplicate=False),
+        QueueFull(limit="bytes_max"),
+        QueueFull(limit="bytes_max"),
+        Enqueued(duplicate=False),
+    ]
+    # Nothing of what was refused is remembered: the same ids are taken when there is room.
+    assert await engine.queue.append([_message("m1"), _message("small")]) == [
+        Enqueued(duplicate=True),
+        Enqueued(duplicate=False),
+    ]
+
+
 async def test_an_ordered_queue_hands_out_one_message_per_key_at_a_time_in_order_of_append(engine: Engine) -> None:
     await engine.queue_admin.configure("q", QueueSettings(ordered=True))
     for number in range(6):
@@ -340,6 +427,19 @@ async def test_in_an_ordered_queue_a_message_that_is_retried_holds_back_its_foll
     assert (again.message.message_id, again.attempt) == ("m1", 2)
     await _settle(engine, ToDeadLetters(delivery_id=again.delivery_id, reason="no"))
     assert _ids(await _lease(engine, 5)) == ["m2"]
+
+
+async def test_in_an_ordered_queue_a_message_whose_worker_died_is_handed_out_before_its_followers(
+    engine: Engine,
+) -> None:
+    await engine.queue_admin.configure("q", QueueSettings(ordered=True, lease_ms=1_000))
+    await _append(engine, "m1", "m2", "m3", ordering_key="a")
+    assert _ids(await _lease(engine, 5)) == ["m1"]
+    (again,) = await _lease(engine, 5)
+    assert (again.message.message_id, again.attempt) == ("m1", 2)
+    retry = ToRetry(delivery_id=again.delivery_id, visible_at_ms=0)
+    assert await _settle(engine, retry) == [SettleOutcome.DONE]
+    assert _ids(await _lease(engine, 5)) == ["m1"]
 
 
 async def test_messages_without_a_key_in_an_ordered_queue_do_not_wait_for_each_other(engine: Engine) -> None:

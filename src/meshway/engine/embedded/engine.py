@@ -132,7 +132,13 @@ class EmbeddedEngine:
             writer=self._writer, readers=self._readers, leasing=self._leasing, clock=clock, window_ms=window_ms
         )
         self._queue.use(
-            QueueStore(self._connection, recent=recent, window_ms=window_ms, now_ms=now_ms, publish=self._queue.publish)
+            QueueStore(
+                self._connection,
+                window_ms=window_ms,
+                ids_max=settings.message_ids_max,
+                now_ms=now_ms,
+                publish=self._queue.publish,
+            )
         )
         self._queue_admin = EmbeddedQueueAdmin(self._queue, writer=self._writer, readers=self._readers)
         self._bus = EmbeddedBus()

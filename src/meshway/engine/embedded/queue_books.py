@@ -38,6 +38,10 @@ class QueueBook:
         self.counts[after] += count
 
     @property
+    def is_bounded(self) -> bool:
+        return self.settings.messages_max is not None or self.settings.bytes_max is not None
+
+    @property
     def messages(self) -> int:
         return sum(self.counts)
 

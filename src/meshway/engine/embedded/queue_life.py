@@ -5,7 +5,7 @@ Drawn in docs/internals/embedded-engine.md.
 
 import enum
 
-from meshway.engine.ports import Priority, QueueSettings
+from meshway.engine.ports import QueueSettings
 
 __all__ = ["MOVES", "MessageEnd", "MessageState", "check_move", "first_state", "is_timed", "rank_of"]
 
@@ -84,6 +84,6 @@ def is_timed(state: MessageState) -> bool:
     return state in (MessageState.DELAYED, MessageState.LEASED, MessageState.RETRYING)
 
 
-def rank_of(priority: Priority, settings: QueueSettings) -> int:
+def rank_of(priority: int, settings: QueueSettings) -> int:
     """What hand-out is ordered by, lowest first; an ordered queue knows only the order of arrival."""
-    return 0 if settings.ordered else -int(priority)
+    return 0 if settings.ordered else -priority

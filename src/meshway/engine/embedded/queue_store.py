@@ -19,11 +19,11 @@ from meshway.engine.embedded.queue_calls import (
     RenewCall,
     SettleCall,
 )
+from meshway.engine.embedded.queue_ids import MessageIds
 from meshway.engine.embedded.queue_lease import QueueLeases
 from meshway.engine.embedded.queue_rows import QueueRows
 from meshway.engine.embedded.queue_settle import QueueSettlements
 from meshway.engine.embedded.queue_upkeep import QueueUpkeep
-from meshway.engine.embedded.recent_ids import RecentIds
 from meshway.engine.embedded.writer import Publish, WriteCall
 from meshway.engine.ports import QueueDepth
 
@@ -50,8 +50,8 @@ class QueueStore:
         self,
         connection: sqlite3.Connection,
         *,
-        recent: RecentIds,
         window_ms: int,
+        ids_max: int,
         now_ms: int,
         publish: Callable[[QueueNews], None],
     ) -> None:
@@ -60,7 +60,8 @@ class QueueStore:
         self._numbers = Counter(connection, "queue_row")
         self._books = QueueBooks(connection, queries)
         self._rows = QueueRows(connection, queries, self._books)
-        self._appends = QueueAppends(queries, self._books, self._rows, self._numbers, recent)
+        self._recent = MessageIds(window_ms=window_ms, ids_max=ids_max, now_ms=now_ms)
+        self._appends = QueueAppends(queries, self._books, self._rows, self._numbers, self._recent)
         self._leases = QueueLeases(queries, self._books, self._rows)
         self._settlements = QueueSettlements(queries, self._books, self._rows)
         self._upkeep = QueueUpkeep(queries, self._books, self._rows, self._appends, window_ms=window_ms)
@@ -81,6 +82,7 @@ class QueueStore:
 
     def apply(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
         self._books.begin()
+        self._recent.begin(now_ms)
         if self._must_read_due:
             self._rows.read_next_due(connection)
             self._must_read_due = False
@@ -107,6 +109,7 @@ class QueueStore:
         self._numbers.rolled_back()
         self._books.rolled_back()
         self._rows.rolled_back()
+        self._recent.rolled_back()
         self._must_read_due = True
 
     def _apply_rare(self, connection: sqlite3.Connection, call: WriteCall, now_ms: int) -> None:

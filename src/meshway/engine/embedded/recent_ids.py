@@ -1,8 +1,8 @@
-"""Ids of recent appends, so that a repeated call is answered like the first.
+"""Ids of recent appends to the log, so that a repeated call is answered like the first.
 
 Two generations in temporary tables of the writer's connection, in memory: they take part in its transactions (what is
-rolled back was never remembered), cost no sync, and the older one is dropped whole. They are rebuilt from the log and
-from `queue_recent` when the database is opened.
+rolled back was never remembered), cost no sync, and the older one is dropped whole. They are rebuilt from the log
+when the database is opened.
 """
 
 import hashlib

@@ -32,7 +32,8 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     subjects_cached_max: _Positive = 20_000
     # How long a message id filters repetitions: the port promises two minutes.
     message_id_window_ms: _Positive = 120_000
-    # How many are remembered for it, in memory (about 60 bytes each); a sustained 16,000 appends/s reach it.
+    # How many are remembered for it, in memory, of queues and of logs each (about 120 and 60 bytes); a sustained
+    # 16,000 appends/s reach it.
     message_ids_max: _Positive = 2_000_000
     # Entries one tail may have waiting in memory before it is served from the store instead.
     tail_buffer_entries_max: _Positive = 256

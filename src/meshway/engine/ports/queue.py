@@ -47,7 +47,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = False
     # How long a dedupe id is remembered.
     dedupe_window_ms: int = 120_000
-    # Appends beyond these are refused with CapacityReached; None is no limit of its own.
+    # Appends beyond these are refused with QueueFull; None is no limit of its own.
     messages_max: int | None = None
     bytes_max: int | None = None
     # Waiting messages older than this are dropped; None keeps them.
@@ -156,7 +156,11 @@ class Queue(Protocol):
     """
 
     async def append(self, messages: Sequence[QueueAppend]) -> Sequence[QueueOutcome]:
-        """Keep each, durably, before it is answered. Raises: StorageFull, EngineUnavailable."""
+        """Keep each, durably, before it is answered.
+
+        Once a full queue has refused one message of a call it refuses those that follow it in the call, whatever
+        their size, so that repeating the refused ones keeps their order. Raises: StorageFull, EngineUnavailable.
+        """
 
     async def lease(self, queue: str, *, count: int, wait_ms: int = 0) -> Sequence[Lease]:
         """Up to `count` (1 to 1,000) due messages: highest priority first, then oldest.

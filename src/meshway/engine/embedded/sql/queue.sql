@@ -32,6 +32,10 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 INSERT INTO queue_states (row, queue_id, state, rank, visible_at_ms, deliver_at_ms, expires_at_ms, attempt, size, ordering_key)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
+-- name: insert_plain_states
+-- Purpose: the same for messages that are due at once, without expiry or ordering key; widened. Index: as insert_states.
+INSERT INTO queue_states (row, queue_id, state, rank, attempt, size) VALUES (?, ?, ?, ?, ?, ?);
+
 -- name: insert_recent
 -- Purpose: ids that filter repeated appends over a restart; widened. Index: the table itself.
 INSERT INTO queue_recent (at_ms, digest, rest) VALUES (?, ?, ?);
