@@ -40,7 +40,7 @@ def command() -> None:
 _kind_argument = click.argument("kind", type=click.Choice(list(_KINDS)))
 
 
-@command.command("list")
+@command.command("list", short_help="List channels with their figures.")
 @click.argument("kind", type=click.Choice(list(_KINDS)), required=False)
 @click.option("--prefix", help="Only names that begin so.")
 @hub_options
@@ -71,7 +71,7 @@ def _list_channels(kind: str | None, prefix: str | None, hub: HubOptions) -> Non
     print_table(rows)
 
 
-@command.command("show")
+@command.command("show", short_help="Show settings and figures.")
 @_kind_argument
 @click.argument("channel")
 @hub_options
@@ -94,7 +94,7 @@ def _show_channel(kind: str, channel: str, hub: HubOptions) -> None:
         _print_channel(found)
 
 
-@command.command("set")
+@command.command("set", short_help="Make a channel or change settings.")
 @_kind_argument
 @click.argument("channel")
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
@@ -124,7 +124,7 @@ def _set_channel(*, kind: str, channel: str, settings: Sequence[str], reset: boo
         _print_channel(changed)
 
 
-@command.command("delete")
+@command.command("delete", short_help="Delete a channel with all it holds.")
 @_kind_argument
 @click.argument("channel")
 @click.option("--yes", is_flag=True, help="Do not ask.")

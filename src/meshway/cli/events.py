@@ -25,7 +25,7 @@ def command() -> None:
     """
 
 
-@command.command("pub")
+@command.command("pub", short_help="Publish messages.")
 @click.argument("channel")
 @message_input
 @hub_options
@@ -47,7 +47,7 @@ def _publish(channel: str, given: SendInput, hub: HubOptions) -> None:
     send_messages(channel, given, hub, post_to)
 
 
-@command.command("sub")
+@command.command("sub", short_help="Print events as they come.")
 @click.argument("pattern")
 @click.option("--group", metavar="NAME", help="Share with others of this group: each event goes to one of you.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N events.")

@@ -25,7 +25,6 @@ _HINTS = {
     "channel_not_found": "`meshway channels list` shows those that are there; the first message makes one.",
     "reader_not_found": "`meshway streams readers STREAM` shows those there are; `meshway streams seek` makes one.",
     "channel_full": "Wait until it is worked off, or raise its limit: meshway channels set KIND NAME max_messages=...",
-    "no_responder": "Nobody answers on this channel now; start a responder (MeshwayClient.responder) first.",
     "too_many_in_flight": "Try again in a moment.",
     "draining": "The hub is shutting down; try again when it is back.",
     "upstream_unreachable": "Is the agent running? `meshway agents show ID` says when it was last seen.",

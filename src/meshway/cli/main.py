@@ -30,6 +30,14 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # `meshway agents list | head`: whoever read us has seen enough. Click would call it a failure.
+            _silence_output()
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in self._lazy.items()])
@@ -84,10 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # `meshway agents list | head`: whoever read us has seen enough.
-        _silence_output()
-        sys.exit(0)
     sys.exit(result if isinstance(result, int) else 0)
 
 

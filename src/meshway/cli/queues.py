@@ -33,7 +33,7 @@ def command() -> None:
     """
 
 
-@command.command("send")
+@command.command("send", short_help="Put messages into a queue.")
 @click.argument("queue")
 @message_input
 @click.option("--delay-ms", type=click.IntRange(min=0), metavar="N", help="Due so much later.")
@@ -82,7 +82,7 @@ def _send(
     send_messages(queue, given, hub, post_to, options)
 
 
-@command.command("receive")
+@command.command("receive", short_help="Take messages and acknowledge them.")
 @click.argument("queue")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="At most N messages; default 1.")
 @click.option("--all", "everything", is_flag=True, help="Until nothing is due.")
@@ -145,7 +145,7 @@ def _receive(  # noqa: PLR0913 (one per option)
     run(work())
 
 
-@command.command("peek")
+@command.command("peek", short_help="Print what waits.")
 @click.argument("queue")
 @click.option("--count", type=click.IntRange(1, _PAGE_ITEMS_MAX), default=20, show_default=True, help="At most.")
 @click.option("--data", "data_only", is_flag=True, help="Print only the data of each message.")
@@ -168,7 +168,7 @@ def _peek(*, queue: str, count: int, data_only: bool, hub: HubOptions) -> None:
     run(work())
 
 
-@command.command("stats")
+@command.command("stats", short_help="Show how much waits and what is dead.")
 @click.argument("queues", nargs=-1)
 @click.option("--prefix", help="Only queues whose name begins so.")
 @hub_options
@@ -214,7 +214,7 @@ def _stats(queues: Sequence[str], prefix: str | None, hub: HubOptions) -> None:
     print_table(rows)
 
 
-@command.command("dead-letters")
+@command.command("dead-letters", short_help="List dead letters with their reason.")
 @click.argument("queue")
 @click.option("--count", type=click.IntRange(1, _PAGE_ITEMS_MAX), default=50, show_default=True, help="At most.")
 @click.option("--cursor", help="Go on where the page before ended.")
@@ -246,7 +246,7 @@ def _dead_letters(*, queue: str, count: int, cursor: str | None, history: bool, 
     click.echo(f"Put them back: meshway queues redrive {queue}", err=True)
 
 
-@command.command("redrive")
+@command.command("redrive", short_help="Put dead letters back.")
 @click.argument("queue")
 @click.argument("ids", nargs=-1)
 @click.option("--rate", "rate_per_s", type=click.FloatRange(0.001, 10_000), metavar="N", help="At most N a second.")
@@ -268,11 +268,11 @@ def _redrive(*, queue: str, ids: Sequence[str], rate_per_s: float | None, hub: H
     if hub.as_json:
         print_json(started)
         return
-    how = "are back in" if rate_per_s is None else f"go back, {rate_per_s:g} a second, to"
-    click.echo(f"{started.messages:,} messages {how} {queue}.")
+    how = "Back in" if rate_per_s is None else f"On their way, {rate_per_s:g} a second, to"
+    click.echo(f"{how} {queue}: {started.messages:,}")
 
 
-@command.command("purge")
+@command.command("purge", short_help="Drop all messages of a queue.")
 @click.argument("queue")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @hub_options

@@ -21,7 +21,7 @@ __all__ = ["CommandRunner", "Receive", "Wanted", "work_off"]
 Result = TypeVar("Result")
 
 # Of one lease: few enough that a slow reader of our output keeps none of them past its lease.
-_LEASE_MESSAGES_MAX = 64
+_LEASE_MESSAGES_MAX = 256
 # One long poll of `--follow`; the hub answers at once when something is due.
 _POLL_MS = 30_000
 _PAUSE_INITIAL_S = 0.1
@@ -91,7 +91,7 @@ class Receive:
         line = {
             "delivery_id": delivery.delivery_id,
             "attempt": delivery.attempt,
-            "lease_until": delivery.lease_until,
+            "lease_until": f"{delivery.lease_until:%Y-%m-%dT%H:%M:%S}.{delivery.lease_until.microsecond // 1000:03d}Z",
             "message": msgspec.Raw(delivery.document),
         }
         self._lines.write_line(msgspec.json.encode(line))
@@ -189,7 +189,7 @@ async def work_off(client: MeshwayClient, queue: str, run_one: CommandRunner, wa
         if idle is not None:
             idle.cancel()
     figures = worker.figures
-    return f"{figures.acked:,} done, {figures.retried:,} to be retried"
+    return f"{figures.acked:,} done, {figures.retried:,} failed"
 
 
 async def _persistently(call: Callable[[], Awaitable[Result]]) -> Result:

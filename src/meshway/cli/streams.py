@@ -32,7 +32,7 @@ def command() -> None:
     """
 
 
-@command.command("append")
+@command.command("append", short_help="Append messages.")
 @click.argument("stream")
 @message_input
 @hub_options
@@ -57,7 +57,7 @@ def _append(stream: str, given: SendInput, hub: HubOptions) -> None:
     send_messages(stream, given, hub, post_to)
 
 
-@command.command("read")
+@command.command("read", short_help="Print what a stream holds.")
 @click.argument("stream")
 @click.option("--from", "start", default="first", show_default=True, help=_START_HELP)
 @click.option("--reader", metavar="NAME", help="Begin after this reader's position instead.")
@@ -97,7 +97,7 @@ def _read(
     run(work())
 
 
-@command.command("tail")
+@command.command("tail", short_help="Follow streams.")
 @click.argument("pattern")
 @click.option("--from", "start", help=f"{_START_HELP} Default: new.")
 @click.option("--cursor", help="Go on where a tail ended; it said so.")
@@ -147,7 +147,7 @@ def _tail(
     run(work())
 
 
-@command.command("readers")
+@command.command("readers", short_help="List durable readers.")
 @click.argument("stream")
 @hub_options
 def _list_readers(stream: str, hub: HubOptions) -> None:
@@ -172,7 +172,7 @@ def _list_readers(stream: str, hub: HubOptions) -> None:
     print_table(rows)
 
 
-@command.command("seek")
+@command.command("seek", short_help="Make or move a durable reader.")
 @click.argument("stream")
 @click.argument("reader")
 @click.option("--from", "start", default="new", show_default=True, help=_START_HELP)
