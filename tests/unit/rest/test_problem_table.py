@@ -5,8 +5,10 @@ from http import HTTPStatus
 import msgspec
 import pytest
 
+from meshway.edges.http.problems import render_problem
 from meshway.edges.rest.problems import STATUS_BY_CODE, problem_response
 from meshway.kernel.errors import (
+    ChannelFull,
     FieldError,
     InvalidRequest,
     StorageFull,
@@ -49,3 +51,11 @@ def test_an_unauthenticated_answer_says_how_to_authenticate():
 
 def test_a_full_disk_is_507():
     assert problem_response(StorageFull("Full.")).status_code == 507
+
+
+def test_further_members_stand_beside_the_known_ones_and_never_replace_them():
+    error = ChannelFull("Full.", retry_after_ms=1, extensions={"receipts": [None], "code": "other"})
+    rendered = render_problem(error)
+    document = msgspec.json.decode(rendered.body)
+    assert (document["receipts"], document["code"]) == ([None], "channel_full")
+    assert (rendered.status, rendered.headers) == (429, {"Retry-After": "1"})

@@ -35,15 +35,19 @@ async def relay_feed(
     try:
         with exchange.until_drain() as wait:
             while True:
-                for piece in _pieces([frame_of(item) for item in await take(_ITEMS_MAX)]):
-                    exchange.send(piece)
-                    if exchange.must_drain:
-                        await exchange.drain()
+                await _write(exchange, [frame_of(item) for item in await take(_ITEMS_MAX)])
         if wait.ended:
             exchange.send(_FAREWELL)
     except MeshwayError as error:
         exchange.send(frame(render_problem(error).body, event=b"error"))
     exchange.end()
+
+
+async def _write(exchange: Exchange, frames: list[bytes]) -> None:
+    for piece in _pieces(frames):
+        exchange.send(piece)
+        if exchange.must_drain:
+            await exchange.drain()
 
 
 def _pieces(frames: list[bytes]) -> Iterator[bytes]:
