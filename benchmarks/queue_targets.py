@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StreamConfig
 from redis.exceptions import ResponseError
 
-from meshway.client import MeshwayClient, Message
+from meshway.client import Delivery, MeshwayClient, RequestMessage
 
 __all__ = ["TARGETS", "Target"]
 
@@ -95,7 +95,7 @@ class _Hub(Target):
 
     @asynccontextmanager
     async def working(self, settled: Counted) -> AsyncIterator[None]:
-        async def handle(message: Message) -> None:
+        async def handle(message: Delivery) -> None:
             settled(1)
 
         async with self._client.worker(_QUEUE, handle, concurrency=_BATCH):
@@ -123,10 +123,11 @@ class _Hub(Target):
 
     @asynccontextmanager
     async def responding(self) -> AsyncIterator[None]:
-        async def answer(message: Message) -> object:
+        async def answer(message: RequestMessage) -> object:
             return message.data
 
-        async with self._client.responder(_COMMAND, answer):
+        async with self._client.responder(_COMMAND, answer, kind="commands") as responder:
+            await responder.ready()
             yield
 
 

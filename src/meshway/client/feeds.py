@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -87,7 +87,7 @@ class MessageFeed:
         if self._id is not None:
             await self._session.unsubscribe(self._id)
 
-    async def __aenter__(self) -> "MessageFeed":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
