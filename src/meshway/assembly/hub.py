@@ -307,6 +307,7 @@ def _link_edge(ground: _Ground, channels: Channels) -> LinkEdge:
             settings=settings.messaging,
             credentials_of=shown_credentials,
             authenticate=ground.keys.authenticate,
+            clock=ground.clock,
             metrics=ground.metrics,
             hub_version=__version__,
             frame_bytes_max=settings.http.body_bytes_max,

@@ -101,13 +101,14 @@ async def _pump_queue(places: PumpPlaces, subscription: Subscription) -> None:
         while True:
             count = await subscription.demand(socket)
             deliveries = await lease.execute(places.principal, frame.channel, count=count, wait_ms=wait_ms)
+            now_ms = services.clock.now_ms()
             for part in _parts(deliveries):
-                socket.send(encode_frame(Deliveries(id=frame.id, deliveries=_shown_deliveries(part))))
+                socket.send(encode_frame(Deliveries(id=frame.id, deliveries=_shown_deliveries(part, now_ms))))
             places.held += len(deliveries)
             _spend(subscription, deliveries)
 
 
-def _shown_deliveries(deliveries: Sequence[HeldDelivery]) -> list[Delivery]:
+def _shown_deliveries(deliveries: Sequence[HeldDelivery], now_ms: int) -> list[Delivery]:
     shown = []
     until_ms, until = -1, ""
     for held in deliveries:
@@ -115,7 +116,15 @@ def _shown_deliveries(deliveries: Sequence[HeldDelivery]) -> list[Delivery]:
             # The same for what was leased together, and writing it costs as much as all the rest.
             until_ms, until = held.lease_until_ms, rfc3339_ms(held.lease_until_ms)
         document = msgspec.Raw(held.document)
-        shown.append(Delivery(delivery_id=held.delivery_id, attempt=held.attempt, lease_until=until, message=document))
+        shown.append(
+            Delivery(
+                delivery_id=held.delivery_id,
+                attempt=held.attempt,
+                lease_until=until,
+                lease_ms=max(until_ms - now_ms, 0),
+                message=document,
+            )
+        )
     return shown
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from meshway.gateway.channel_use_cases import ChannelUseCases
 from meshway.gateway.ports import Credentials
+from meshway.kernel.clock import Clock
 from meshway.kernel.metrics import Metrics
 from meshway.kernel.principal import Principal
 from meshway.messaging.settings import MessagingSettings
@@ -23,6 +24,7 @@ class LinkServices:
     credentials_of: Callable[[Mapping[bytes, bytes]], Credentials]
     authenticate: Callable[[Credentials], Principal]
     metrics: Metrics
+    clock: Clock
     # As Welcome shows it.
     hub_version: str
     # [http] body_bytes_max: one limit for what a client sends at once, however it sends it.
