@@ -110,7 +110,7 @@ async def test_all_references_lead_somewhere(document):
 
 async def test_operations_under_v1_need_a_key_and_open_ones_say_so(document):
     open_paths = {path for path, _, operation in operations(document) if operation["security"] == []}
-    assert open_paths == {"/healthz", "/readyz", "/v1/openapi.json", "/"}
+    assert open_paths == {"/healthz", "/readyz", "/v1/asyncapi.json", "/v1/openapi.json", "/"}
     assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
 
 

@@ -1,18 +1,20 @@
-"""`/`, `/metrics` and the OpenAPI document: what people and scrapers look at first."""
+"""`/`, `/metrics` and the AsyncAPI document: what people, scrapers and generators of clients look at first."""
 
 import html
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from meshway.edges.rest.operations import RestCall
+from meshway.edges.rest.asyncapi import build_asyncapi
+from meshway.edges.rest.operations import RestCall, json_response
 from meshway.kernel.errors import CallerError
 from meshway.kernel.principal import Principal
 from meshway.registry.presence import agent_state
 from meshway.registry.search import AgentQuery
 from meshway.registry.values import Agent
 
-__all__ = ["serve_metrics", "serve_start_page"]
+__all__ = ["serve_asyncapi", "serve_metrics", "serve_start_page"]
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -51,6 +53,17 @@ async def serve_start_page(call: RestCall) -> Response:
         "Cache-Control": "no-store",
     }
     return Response(content, headers=headers, media_type="text/html")
+
+
+async def serve_asyncapi(call: RestCall) -> Response:
+    """What is spoken at `/v1/ws`."""
+    return json_response(_asyncapi(call.services.status.version))
+
+
+@lru_cache(maxsize=1)
+def _asyncapi(version: str) -> dict[str, object]:
+    """Made when first asked for: the hub would stand still for milliseconds each time."""
+    return build_asyncapi(version=version)
 
 
 async def serve_metrics(call: RestCall) -> Response:

@@ -273,6 +273,16 @@ def _operations(serve_openapi: OperationHandler) -> tuple[Operation, ...]:
         ),
         Operation(
             method="GET",
+            path="/v1/asyncapi.json",
+            id="asyncapi",
+            tag="operations",
+            summary="The AsyncAPI document of the WebSocket at /v1/ws",
+            handler=pages.serve_asyncapi,
+            answers=Answers({200: None}),
+            access=Access.OPEN,
+        ),
+        Operation(
+            method="GET",
             path="/healthz",
             id="health",
             tag="operations",

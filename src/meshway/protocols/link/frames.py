@@ -87,10 +87,14 @@ class Credit(msgspec.Struct, kw_only=True, tag="credit", tag_field="type"):
 
 
 class Unsubscribe(msgspec.Struct, kw_only=True, tag="unsubscribe", tag_field="type"):
+    """End a subscription. Deliveries and requests it handed out may still be settled and answered."""
+
     id: Name
 
 
 class Settle(msgspec.Struct, kw_only=True, tag="settle", tag_field="type"):
+    """Say what became of deliveries of one queue, also of those that came over another connection."""
+
     ref: Name
     queue: str
     settlements: list[SettlementItem]
@@ -186,6 +190,8 @@ class Missed(msgspec.Struct, kw_only=True, tag="missed", tag_field="type"):
 
 
 class Delivery(msgspec.Struct, kw_only=True):
+    """One hand-out; `attempt` counts from 1."""
+
     """One hand-out. `lease_ms` is what is left until `lease_until`, for workers whose clocks differ from the hub's."""
 
     delivery_id: str
@@ -196,6 +202,8 @@ class Delivery(msgspec.Struct, kw_only=True):
 
 
 class Deliveries(msgspec.Struct, kw_only=True, tag="deliveries", tag_field="type"):
+    """Messages of a queue, this client's alone until `lease_until`: settle each, or extend it, before."""
+
     id: str
     deliveries: list[Delivery]
 
@@ -210,6 +218,8 @@ class RequestItem(msgspec.Struct, kw_only=True):
 
 
 class Requests(msgspec.Struct, kw_only=True, tag="requests", tag_field="type"):
+    """Commands or queries for this responder: reply to each before its deadline."""
+
     id: str
     requests: list[RequestItem]
 
@@ -236,6 +246,8 @@ class Replied(msgspec.Struct, kw_only=True, tag="replied", tag_field="type"):
 
 
 class Accepted(msgspec.Struct, kw_only=True, tag="accepted", tag_field="type"):
+    """The messages of a publish are in: durably, for streams and queues. One receipt each, in order."""
+
     ref: str
     receipts: list[Receipt]
 
@@ -257,6 +269,8 @@ class Unsubscribed(msgspec.Struct, kw_only=True, tag="unsubscribed", tag_field="
 
 
 class Pong(msgspec.Struct, kw_only=True, tag="pong", tag_field="type"):
+    """The answer to a ping, at once: requests before it may still be under way."""
+
     ref: str = ""
 
 
