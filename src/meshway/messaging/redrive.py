@@ -30,7 +30,7 @@ _WAITS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class RedriveJob:
-    """What is left to do. `ids` None: the `left` oldest dead letters of before `until_ms`."""
+    """What is to be done: the last `left` of `ids`, or, where they are None, the `left` oldest of before `until_ms`."""
 
     __slots__ = ("done", "ids", "left", "queue", "rate_per_s", "until_ms")
 
@@ -38,7 +38,7 @@ class RedriveJob:
         self, queue: str, *, ids: Sequence[str] | None, left: int, until_ms: int, rate_per_s: float | None
     ) -> None:
         self.queue = queue
-        self.ids = None if ids is None else list(reversed(ids))
+        self.ids = None if ids is None else tuple(ids)
         self.left = left
         self.until_ms = until_ms
         self.rate_per_s = rate_per_s
@@ -142,7 +142,7 @@ async def _redrive_chunk(queue_admin: QueueAdmin, job: RedriveJob, size: int) ->
     if size <= 0:
         return False
     if job.ids is not None:
-        ids: Sequence[str] = job.ids[-size:]
+        ids: Sequence[str] = job.ids[-job.left :][:size]
     else:
         oldest = await queue_admin.dead_letters(job.queue, limit=min(size, _READ_MAX))
         ids = _ids_until(oldest, job.until_ms)
@@ -151,8 +151,6 @@ async def _redrive_chunk(queue_admin: QueueAdmin, job: RedriveJob, size: int) ->
     outcomes = await queue_admin.redrive(job.queue, ids)
     job.done += sum(outcomes)
     job.left -= len(ids)
-    if job.ids is not None:
-        del job.ids[-len(ids) :]
     return job.left > 0
 
 

@@ -44,7 +44,7 @@ Value = TypeVar("Value")
 LEASE_MS, BACKOFF_MS, WINDOW_MS, ATTEMPTS_MAX = 10_000, 8_000, 20_000, 2
 RUNS = settings(
     max_examples=25,
-    stateful_step_count=40,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
@@ -116,8 +116,8 @@ class QueueMachine(RuleBasedStateMachine):
     # Senders
 
     @rule(
-        priorities=st.lists(st.sampled_from(list(PRIORITIES)), min_size=1, max_size=3),
-        key=st.sampled_from([None, "a", "b"]),
+        priorities=st.lists(st.sampled_from(list(PRIORITIES)), min_size=2, max_size=4),
+        key=st.sampled_from(["a", "b", None]),
         delay_ms=st.sampled_from([None, None, None, 1, 5_000]),
         expires_in_ms=st.sampled_from([None, None, None, 6_500, 30_000]),
         dedupe_id=st.sampled_from([None, None, "x", "y"]),
@@ -165,7 +165,7 @@ class QueueMachine(RuleBasedStateMachine):
         """A sender that did not hear the answer."""
         at_ms, posted = self.accepted[pick % len(self.accepted)]
         if self.clock.now_ms() - at_ms < 100_000:
-            self._send([posted], [message(1, id=posted.id)])
+            self._send([posted], [message(int(posted.id[1:]), id=posted.id)])
 
     def _send(self, posts: list[Posted], messages: list[object]) -> None:
         self.checker.posting(posts)
@@ -201,12 +201,14 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         pick=st.integers(0, 99),
         action=st.sampled_from(["ack", "retry", "retry", "dead_letter", "extend"]),
-        delay_ms=st.sampled_from([None, None, 0, 5_000]),
+        delay_ms=st.sampled_from([None, 5_000, None, 0]),
         reason=st.sampled_from([None, "boom", "no model answered"]),
     )
     def settle(self, pick: int, action: str, delay_ms: int | None, reason: str | None) -> None:
         """By whoever still believes to hold it: sometimes in time, sometimes late, sometimes twice."""
-        delivery_id = self.held[-1 - pick % min(len(self.held), 5)]
+        delivery_id = self.held.pop(-1 - pick % min(len(self.held), 5))
+        # Once more, when there is nothing fresher.
+        self.held.insert(0, delivery_id)
         delay_ms = delay_ms if action == "retry" else None
         now_ms = self.clock.now_ms()
         self.checker.settling(delivery_id, action)
@@ -222,41 +224,44 @@ class QueueMachine(RuleBasedStateMachine):
             delay_ms=delay_ms,
         )
 
-    @precondition(lambda self: self.held)
-    @rule(pick=st.integers(0, 99))
-    def a_worker_dies(self, pick: int) -> None:
-        del self.held[pick % len(self.held)]
-
     @rule(milliseconds=st.sampled_from([1, 499, 500, 999, 1_000, 5_000, LEASE_MS - 1, LEASE_MS, LEASE_MS, 30_000]))
     def time_passes(self, milliseconds: int) -> None:
         self.clock.advance(milliseconds)
 
     # Operators
 
-    @rule()
-    def the_hub_restarts(self) -> None:
+    @rule(
+        work=st.sampled_from(["restart", "restart", "look", "redrive", "redrive", "purge"]),
+        pick=st.one_of(st.none(), st.lists(st.integers(0, 9), min_size=1, max_size=3)),
+    )
+    def operate(self, work: str, pick: list[int] | None) -> None:
+        """One rule for all of it, so that workers have most of the steps."""
+        match work:
+            case "restart":
+                self.restart()
+            case "look":
+                self.look_at_everything()
+            case "redrive":
+                self.redrive(pick)
+            case "purge":
+                self.purge()
+
+    def restart(self) -> None:
         self.run(self.engine.close())
         self.engine = self.run(self._open())
         self.rig = QueueRig(self.engine, self.clock, wrap=type(self).wrap)
         self.run(load_channels(self.rig.channels))
 
-    @rule(pick=st.one_of(st.none(), st.lists(st.integers(0, 9), min_size=1, max_size=3)))
     def redrive(self, pick: list[int] | None) -> None:
         dead = [letter.id for letter in self.look_at_everything()]
         ids = None if pick is None else [dead[index] if index < len(dead) else f"unknown-{index}" for index in pick]
         started = self.run(self.rig.redrive.execute(CALLER, "q", ids=ids, rate_per_s=None))
         self.checker.redriven(dead if ids is None else ids, started.messages, now_ms=self.clock.now_ms())
 
-    @rule(really=st.sampled_from([False, False, False, True]))
-    def purge(self, really: bool) -> None:
-        if really:
-            self.look_at_everything()
-            dropped = self.run(self.rig.purge.execute(CALLER, "q", confirm="q"))
-            self.checker.purged(dropped, now_ms=self.clock.now_ms())
-
-    @rule()
-    def audit(self) -> None:
+    def purge(self) -> None:
         self.look_at_everything()
+        dropped = self.run(self.rig.purge.execute(CALLER, "q", confirm="q"))
+        self.checker.purged(dropped, now_ms=self.clock.now_ms())
 
     def look_at_everything(self) -> Sequence[DeadLetterView]:
         documents = self.run(self.rig.inspect.peek(CALLER, "q", cursor=None, limit=500)).items
