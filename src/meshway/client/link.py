@@ -149,21 +149,12 @@ class LinkSession:
         Raises: HubError as the hub answered; HubUnreachable when it could not be sent in time; ConnectionLost when it
         was sent and no answer came (one that is not repeatable: at once).
         """
-        was_sent = False
         try:
             async with asyncio.timeout_at(deadline):
-                while True:
-                    socket = await self._connected(is_closing=is_closing)
-                    try:
-                        was_sent = True
-                        return await self._exchange(socket, frame)
-                    except (ConnectionLost, ConnectionClosed) as error:
-                        if not is_repeatable:
-                            raise self._lost(error) from error
+                return await self._repeat(frame, is_repeatable=is_repeatable, is_closing=is_closing)
         except TimeoutError:
-            if was_sent:
-                raise self._lost(None) from None
-            raise self._unreachable() from None
+            # A frame has a `ref` once it was sent.
+            raise (self._lost(None) if frame.ref else self._unreachable()) from None
 
     async def send(self, frame: Credit | Unsubscribe) -> None:
         """Send where there is a connection; what these frames change is made anew with each connection anyway."""
@@ -200,6 +191,15 @@ class LinkSession:
             _log.info("unsubscribe_unanswered", extra={"subscription": subscription_id})
         finally:
             del self._ending[subscription_id]
+
+    async def _repeat(self, frame: CallFrame, *, is_repeatable: bool, is_closing: bool) -> HubFrame:
+        while True:
+            socket = await self._connected(is_closing=is_closing)
+            try:
+                return await self._exchange(socket, frame)
+            except (ConnectionLost, ConnectionClosed) as error:
+                if not is_repeatable:
+                    raise self._lost(error) from error
 
     async def _connected(self, *, is_closing: bool) -> ClientConnection:
         """Raises: ClientError when the hub refuses us."""

@@ -56,6 +56,7 @@ async def local_hub(
 
     Raises: SettingsError naming what is wrong; OSError when the port is taken.
     """
+    failure: Exception | None = None
     with ExitStack() as stack:
         directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshway-")))
         listener = stack.enter_context(_listener(port))
@@ -70,8 +71,12 @@ async def local_hub(
             group.create_task(hub.server.serve_on(listener))
             try:
                 yield LocalHub(f"http://127.0.0.1:{bound_port}", bound_port, directory)
+            except Exception as error:  # noqa: BLE001  raised again below, as it is: the hub's groups would wrap it
+                failure = error
             finally:
                 hub.server.begin_drain()
+    if failure is not None:
+        raise failure
 
 
 def _listener(port: int) -> socket.socket:
