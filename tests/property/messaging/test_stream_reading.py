@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
 from meshway.gateway.admission import Admission
@@ -40,6 +40,16 @@ from meshway.testing.clock import ManualClock
 ANN = Principal(PrincipalId("ann"), frozenset({Scope("call")}))
 CHANNELS = ["m.a", "m.b", "m.a.c"]
 NAMES = st.sampled_from(CHANNELS)
+LIMITS = st.sampled_from(
+    [
+        StreamSettings(),
+        StreamSettings(max_messages=3),
+        StreamSettings(max_messages=6, retention_ms=1_000),
+        StreamSettings(retention_ms=500),
+        StreamSettings(max_messages=7, when_full="refuse"),
+    ]
+)
+STARTS = st.sampled_from(["first", "first", "new", "time", "last", "number"])
 # Two tokens exactly: `m.a.c` is none of them.
 PATTERN = "m.*"
 
@@ -126,9 +136,27 @@ class StreamMachine(RuleBasedStateMachine):
         self.runner.close()
         self.folder.cleanup()
 
-    @rule(name=NAMES, count=st.integers(1, 5), again=st.booleans(), wait_ms=st.integers(0, 300))
-    def post(self, name, count, again, wait_ms) -> None:
-        self.clock.advance(wait_ms)
+    @initialize(limits=st.lists(LIMITS, min_size=len(CHANNELS), max_size=len(CHANNELS)))
+    def begin(self, limits) -> None:
+        for name, each in zip(CHANNELS, limits, strict=True):
+            self.configure(name, each)
+
+    @rule(
+        posts=st.lists(st.tuples(NAMES, st.integers(1, 6), st.integers(0, 300)), min_size=1, max_size=5),
+        again=st.booleans(),
+        trims=st.booleans(),
+        takes=st.booleans(),
+    )
+    def post(self, posts, again, trims, takes) -> None:
+        for name, count, wait_ms in posts:
+            self.clock.advance(wait_ms)
+            self._post(name, count, again)
+        if trims:
+            self._trim()
+        if takes:
+            self.take_all(count_max=5)
+
+    def _post(self, name, count, again) -> None:
         stream = self.model[name]
         values = list(range(self.posted, self.posted + count))
         self.posted += count
@@ -151,35 +179,29 @@ class StreamMachine(RuleBasedStateMachine):
             (receipt,) = self.run(self.append.execute(ANN, name, messages[:1]))
             assert (receipt.sequence, receipt.duplicate) == (expected[0], True)
 
-    @rule(
-        name=NAMES,
-        limits=st.sampled_from(
-            [
-                StreamSettings(),
-                StreamSettings(max_messages=3),
-                StreamSettings(max_messages=6, retention_ms=2_000),
-                StreamSettings(retention_ms=500),
-                StreamSettings(max_messages=7, when_full="refuse"),
-            ]
-        ),
-    )
+    @rule(name=NAMES, limits=LIMITS)
     def configure(self, name, limits) -> None:
         self.run(self.book.put(ChannelKind.STREAMS, name, limits, ANN.id))
         self.model[name].settings = limits
 
-    @rule(wait_ms=st.integers(0, 1_000))
-    def trim(self, wait_ms) -> None:
+    @rule(wait_ms=st.integers(0, 1_500))
+    def trim_later(self, wait_ms) -> None:
         self.clock.advance(wait_ms)
+        self._trim()
+
+    def _trim(self) -> None:
         self.run(self.retention.trim_due())
         for stream in self.model.values():
             stream.trim(self.clock.now_ms())
 
-    @rule()
-    def restart(self) -> None:
-        self.run(self.stack.aclose())
-        self.run(self.start())
+    @precondition(lambda self: self.posted > 10)
+    @rule(often=st.integers(0, 2))
+    def restart(self, often) -> None:
+        if not often:
+            self.run(self.stack.aclose())
+            self.run(self.start())
 
-    @rule(name=NAMES, start=st.sampled_from(["first", "new", "time", "last", "number"]), number=st.integers(1, 20))
+    @rule(name=NAMES, start=STARTS, number=st.integers(1, 20))
     def read_pages(self, name, start, number) -> None:
         text, begin = self._start(self.model[name], start, number)
         found = []
@@ -191,7 +213,7 @@ class StreamMachine(RuleBasedStateMachine):
         assert found == self.model[name].kept(begin)
 
     @precondition(lambda self: len(self.tails) < 6)
-    @rule(name=NAMES, start=st.sampled_from(["first", "new", "time", "last", "number"]), number=st.integers(1, 20))
+    @rule(name=NAMES, start=STARTS, number=st.integers(1, 20))
     def open_tail(self, name, start, number) -> None:
         text, begin = self._start(self.model[name], start, number)
         tail = self.run(self.stack.enter_async_context(self.read.tail(ANN, name, start=text)))
@@ -206,16 +228,17 @@ class StreamMachine(RuleBasedStateMachine):
         self.tails.append((TailModel(names, begin), tail))
 
     @precondition(lambda self: self.tails)
-    @rule(which=st.integers(0, 5), count_max=st.integers(1, 9))
-    def take_all(self, which, count_max) -> None:
-        known, tail = self.tails[which % len(self.tails)]
-        while any(self.model[name].kept(known.next_of[name]) for name in known.channels):
-            for item in self.run(tail.take(count_max)):
-                self._taken(known, item)
+    @rule(count_max=st.integers(1, 9), resumes=st.booleans())
+    def take_all(self, count_max, resumes=False) -> None:
+        for known, tail in self.tails:
+            while any(self.model[name].kept(known.next_of[name]) for name in known.channels):
+                for item in self.run(tail.take(count_max)):
+                    self._taken(known, item)
+        if resumes:
+            self._resume()
 
-    @precondition(lambda self: any(known.cursor for known, _ in self.tails))
-    @rule()
-    def resume_each_tail_by_its_cursor(self) -> None:
+    def _resume(self) -> None:
+        """As a client whose connection broke: the same address, and where it stopped."""
         for place, (known, _) in enumerate(self.tails):
             if known.cursor is not None:
                 name = known.channels[0] if len(known.channels) == 1 else PATTERN
@@ -269,6 +292,6 @@ class StreamMachine(RuleBasedStateMachine):
 
 
 StreamMachine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_readers_of_streams_get_each_kept_message_once_and_in_order = StreamMachine.TestCase
