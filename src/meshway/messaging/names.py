@@ -37,6 +37,9 @@ class ChannelKind(enum.Enum):
     COMMANDS = "commands"
     QUERIES = "queries"
 
+    # Members are single, so identity will do. Enum hashes names by a Python call, which every message would pay twice.
+    __hash__ = object.__hash__
+
 
 # First tokens of subjects: on the Log for streams, on the Bus for the rest. Queues bear the channel's name as it is.
 _PREFIXES = {
