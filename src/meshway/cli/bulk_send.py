@@ -164,6 +164,8 @@ class BulkSend:
         try:
             yield
         finally:
+            # A signal that came with the last line has nothing to interrupt any more.
+            self._task = None
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from meshway.cli.hub import HubOptions, connect, hub_options, run
+from meshway.cli.hub import HubOptions, connect, hub_options, reach, run
 from meshway.cli.request import read_attributes, read_data, show_reply
 from meshway.client import RequestReply
 
@@ -40,6 +40,7 @@ def command(
 
     async def work() -> RequestReply:
         async with connect(hub) as client:
+            await reach(client)
             return await client.command(channel, sent, timeout_ms=timeout_ms, attributes=pairs)
 
     show_reply(run(work()), as_json=hub.as_json)

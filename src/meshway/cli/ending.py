@@ -29,13 +29,15 @@ class Ending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        loop = asyncio.get_running_loop()
+        loop, task = asyncio.get_running_loop(), self._task
+        # A signal that comes from here on finds nothing to end.
+        self._task = None
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
-        if not self.is_asked or not isinstance(error, asyncio.CancelledError) or self._task is None:
+        if not self.is_asked or not isinstance(error, asyncio.CancelledError) or task is None:
             return False
         # Our own, of the signal: it ends here.
-        self._task.uncancel()
+        task.uncancel()
         return True
 
     @contextmanager

@@ -9,7 +9,7 @@ from meshway.cli.ending import Ending
 from meshway.cli.hub import HubOptions, connect, hub_options, reach, run
 from meshway.cli.message_lines import MessageLines
 from meshway.cli.send import SendInput, message_input, send_messages
-from meshway.client import MeshwayClient, Missed, NewMessage, Receipt
+from meshway.client import EventFeed, MeshwayClient, Missed, NewMessage, Receipt
 
 __all__ = ["command"]
 
@@ -68,20 +68,23 @@ def _subscribe(*, pattern: str, group: str | None, count: int | None, data_only:
     async def work() -> None:
         async with connect(hub) as client:
             await reach(client)
-            lines = MessageLines(data_only=data_only)
-            left = count
+            feed = client.subscribe(pattern, group=group)
             with Ending():
-                feed = client.subscribe(pattern, group=group)
                 async with feed:
-                    async for event in feed:
-                        if isinstance(event, Missed):
-                            _say_missed(event)
-                            continue
-                        lines.write(await client.fetch(event) if data_only else event)
-                        if left is not None and (left := left - 1) == 0:
-                            break
+                    await _print_events(client, feed, MessageLines(data_only=data_only), count)
 
     run(work())
+
+
+async def _print_events(client: MeshwayClient, feed: EventFeed, lines: MessageLines, count: int | None) -> None:
+    left = count
+    async for event in feed:
+        if isinstance(event, Missed):
+            _say_missed(event)
+            continue
+        await lines.write(client, event)
+        if left is not None and (left := left - 1) == 0:
+            return
 
 
 def _say_missed(missed: Missed) -> None:

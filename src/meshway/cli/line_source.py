@@ -1,8 +1,9 @@
 """Lines of a file or pipe, read ahead in a thread of their own within bounds, so that a slow source delays nobody."""
 
 import asyncio
+import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -93,8 +94,7 @@ class LineSource:
         return taken
 
     def _read_all(self) -> None:
-        # One raw read at a time: what a pipe has is handed on at once, not when a block is full.
-        read = getattr(self._stream, "read1", self._stream.read)
+        read = _raw_read(self._stream)
         try:
             while block := read(_BLOCK_BYTES):
                 self._hand_on(self._lines_of(block))
@@ -154,3 +154,14 @@ class LineSource:
         except RuntimeError:
             # The loop is closed: nobody waits any more.
             return
+
+
+def _raw_read(stream: BinaryIO) -> Callable[[int], bytes]:
+    """One read of the system at a time: what a pipe has is handed on at once, not when a block is full.
+
+    Below the buffer where there is one: a thread that waits inside it holds its lock, over which Python aborts when it
+    closes standard input at the end of the process.
+    """
+    source = stream.raw if isinstance(stream, io.BufferedReader) else stream
+    read: Callable[[int], bytes] = getattr(source, "read1", source.read)
+    return read

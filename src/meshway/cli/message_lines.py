@@ -5,7 +5,7 @@ import sys
 import msgspec
 
 from meshway.cli.printable import printable
-from meshway.client import ChannelMessage
+from meshway.client import ChannelMessage, MeshwayClient
 
 __all__ = ["MessageLines"]
 
@@ -18,11 +18,15 @@ class MessageLines:
         self._is_terminal = sys.stdout.isatty()
         self._out = sys.stdout.buffer
 
-    def write(self, message: ChannelMessage) -> None:
-        """Flushed when this returns. Raises: BrokenPipeError when the reader has gone."""
-        self.write_line(_data_line(message) if self._data_only else message.document)
+    async def write(self, client: MeshwayClient, message: ChannelMessage) -> None:
+        """Flushed when this returns; data in the blob store is fetched where it is what is printed.
+
+        Raises: BrokenPipeError when the reader has gone, ClientError.
+        """
+        self.write_line(_data_line(await client.fetch(message)) if self._data_only else message.document)
 
     def write_line(self, line: bytes) -> None:
+        """As `write`, of anything on one line."""
         if self._is_terminal:
             # What somebody else wrote must not steer the terminal it is shown on.
             line = printable(line.decode("utf-8", "replace")).encode()

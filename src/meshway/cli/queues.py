@@ -137,7 +137,7 @@ def _receive(  # noqa: PLR0913 (one per option)
                 done = await work_off(client, queue, CommandRunner(shell_command, queue), wanted, concurrency)
                 click.echo(f"{queue}: {done}.", err=True)
                 return
-            receive = Receive(client, queue, MessageLines(data_only=data_only), acks=not no_ack, data_only=data_only)
+            receive = Receive(client, queue, MessageLines(data_only=data_only), acks=not no_ack)
             await receive.run(wanted)
             if not receive.received:
                 click.echo(f"Nothing is due in {queue}.", err=True)
@@ -163,7 +163,7 @@ def _peek(*, queue: str, count: int, data_only: bool, hub: HubOptions) -> None:
         async with connect(hub) as client:
             page = await client.peek(queue, limit=count)
             for message in page.items:
-                lines.write(await client.fetch(message) if data_only else message)
+                await lines.write(client, message)
 
     run(work())
 

@@ -42,17 +42,18 @@ class Wanted:
 class Receive:
     """Prints deliveries, and acknowledges each batch after it is out; without `acks` prints what settles them, too."""
 
-    def __init__(self, client: MeshwayClient, queue: str, lines: MessageLines, *, acks: bool, data_only: bool) -> None:
+    def __init__(self, client: MeshwayClient, queue: str, lines: MessageLines, *, acks: bool) -> None:
         self._client = client
         self._queue = queue
         self._lines = lines
         self._acks = acks
-        self._data_only = data_only
+        self._follows = False
         self.received = 0
 
     async def run(self, wanted: Wanted) -> None:
         """Until there is enough, or Ctrl-C. Raises: Failure saying what was printed and not acknowledged."""
         left, wait_ms = wanted.count, wanted.wait_ms
+        self._follows = wanted.follows
         with Ending() as ending:
             while left is None or left > 0:
                 deliveries = await self._lease(left, wait_ms, wanted)
@@ -86,7 +87,7 @@ class Receive:
 
     async def _print_one(self, delivery: Delivery) -> None:
         if self._acks:
-            self._lines.write(await self._client.fetch(delivery) if self._data_only else delivery)
+            await self._lines.write(self._client, delivery)
             return
         line = {
             "delivery_id": delivery.delivery_id,
@@ -102,8 +103,13 @@ class Receive:
             SettlementItem(delivery_id=each.delivery_id, action="retry", delay_ms=0, reason="the receiver ended")
             for each in unprinted
         ]
+
+        async def settle() -> Sequence[str]:
+            return await self._client.settle(self._queue, *items)
+
         try:
-            outcomes = await self._client.settle(self._queue, *items)
+            # Repeating is harmless: what is settled stays so, and what is too late is said to be.
+            outcomes = await (_persistently(settle) if self._follows else settle())
         except ClientError as error:
             ids = ", ".join(each.id for each in printed[:3]) + (", ..." if len(printed) > 3 else "")
             raise Failure(

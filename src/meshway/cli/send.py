@@ -7,7 +7,7 @@ import stat
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import BinaryIO, TypeVar
 
 import click
@@ -37,39 +37,30 @@ class SendInput:
     content_type: str | None
 
 
+@dataclass(slots=True, kw_only=True)
+class _Options:
+    """As click gives them."""
+
+    data: Sequence[str]
+    file: BinaryIO | None
+    text: bool
+    envelope: bool
+    skip: int
+    id_prefix: str | None
+    attributes: Sequence[str]
+    content_type: str | None
+
+
+_OPTION_NAMES = tuple(each.name for each in fields(_Options))
+
+
 def message_input(command: Callable[..., None]) -> Callable[..., None]:
     """Add `[DATA]...` and the options of what is sent; the command gets them as one parameter, `given`."""
 
     @functools.wraps(command)
-    def with_input(
-        data: Sequence[str],
-        file: BinaryIO | None,
-        text: bool,  # noqa: FBT001 (click's)
-        envelope: bool,  # noqa: FBT001 (click's)
-        skip: int,
-        id_prefix: str | None,
-        attributes: Sequence[str],
-        content_type: str | None,
-        **options: object,
-    ) -> None:
-        if text and envelope:
-            raise click.UsageError("--text and --envelope exclude each other.")
-        if tuple(data) == ("-",) and file is None:
-            data, file = (), sys.stdin.buffer
-        if bool(data) == (file is not None):
-            raise click.UsageError("Give messages as arguments, or --file FILE, or - to read standard input.")
-        if skip and file is None:
-            raise click.UsageError("--skip counts lines of a file or of standard input.")
-        given = SendInput(
-            data=data,
-            file=file,
-            form=Form.TEXT if text else Form.ENVELOPE if envelope else Form.JSON,
-            skip=skip,
-            id_prefix=id_prefix,
-            attributes=attributes,
-            content_type=content_type,
-        )
-        command(given=given, **options)
+    def with_input(**options: object) -> None:
+        raw = _Options(**{name: options.pop(name) for name in _OPTION_NAMES})  # type: ignore[arg-type]  # click checked
+        command(given=_input_of(raw), **options)
 
     decorated: Callable[..., None] = with_input
     for decorate in reversed(_OPTIONS):
@@ -101,6 +92,27 @@ _OPTIONS: Sequence[Callable[[Callable[..., None]], Callable[..., None]]] = (
     ),
     click.option("--content-type", metavar="TYPE", help="For every message; default application/json or text/plain."),
 )
+
+
+def _input_of(raw: _Options) -> SendInput:
+    data, file = raw.data, raw.file
+    if raw.text and raw.envelope:
+        raise click.UsageError("--text and --envelope exclude each other.")
+    if tuple(data) == ("-",) and file is None:
+        data, file = (), sys.stdin.buffer
+    if bool(data) == (file is not None):
+        raise click.UsageError("Give messages as arguments, or --file FILE, or - to read standard input.")
+    if raw.skip and file is None:
+        raise click.UsageError("--skip counts lines of a file or of standard input.")
+    return SendInput(
+        data=data,
+        file=file,
+        form=Form.TEXT if raw.text else Form.ENVELOPE if raw.envelope else Form.JSON,
+        skip=raw.skip,
+        id_prefix=raw.id_prefix,
+        attributes=raw.attributes,
+        content_type=raw.content_type,
+    )
 
 
 def send_messages(

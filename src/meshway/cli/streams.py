@@ -1,5 +1,6 @@
 """`meshway streams`: messages that are kept, numbered and read from any place."""
 
+import shlex
 from collections.abc import Sequence
 
 import click
@@ -11,7 +12,7 @@ from meshway.cli.hub import HubOptions, connect, hub_options, reach, run
 from meshway.cli.message_lines import MessageLines
 from meshway.cli.output import print_json, print_table, table
 from meshway.cli.send import SendInput, message_input, send_messages
-from meshway.client import MeshwayClient, NewMessage, Page, Receipt, StreamReader
+from meshway.client import MeshwayClient, NewMessage, Page, Receipt, StreamFeed, StreamReader
 
 __all__ = ["command"]
 
@@ -85,7 +86,7 @@ def _read(
                 limit = _PAGE_MESSAGES_MAX if everything else min(left, _PAGE_MESSAGES_MAX)
                 page = await client.read(stream, from_=begin, limit=limit, reader=by)
                 for message in page.items:
-                    lines.write(await client.fetch(message) if data_only else message)
+                    await lines.write(client, message)
                 left -= len(page.items)
                 if page.next_from is None or not page.items:
                     return
@@ -131,20 +132,34 @@ def _tail(
     async def work() -> None:
         async with connect(hub) as client:
             await reach(client)
-            lines = MessageLines(data_only=data_only)
-            left, reached = count, cursor
+            tail = _Tail(client.tail(pattern, from_=start, cursor=cursor, reader=reader), cursor)
             with Ending():
-                feed = client.tail(pattern, from_=start, cursor=cursor, reader=reader)
-                async with feed:
-                    async for message in feed:
-                        lines.write(await client.fetch(message) if data_only else message)
-                        reached = feed.cursor
-                        if left is not None and (left := left - 1) == 0:
-                            break
-            if reached is not None and reader is None:
-                click.echo(f"Go on with: meshway streams tail {pattern} --cursor {reached}", err=True)
+                async with tail.feed:
+                    await tail.print_all(client, MessageLines(data_only=data_only), count)
+                    if reader is not None and tail.cursor is not None:
+                        # The feed counts a message as read when the next one is asked for; here all were printed.
+                        await client.readers.ack(pattern, reader, int(tail.cursor))
+            if tail.cursor is not None and reader is None:
+                click.echo(f"Go on with: meshway streams tail {shlex.quote(pattern)} --cursor {tail.cursor}", err=True)
 
     run(work())
+
+
+class _Tail:
+    """Where a tail stands: after what was printed, not after what has arrived."""
+
+    def __init__(self, feed: StreamFeed, cursor: str | None) -> None:
+        self.feed = feed
+        self.cursor = cursor
+
+    async def print_all(self, client: MeshwayClient, lines: MessageLines, count: int | None) -> None:
+        """For ever, or `count` messages."""
+        left = count
+        async for message in self.feed:
+            await lines.write(client, message)
+            self.cursor = self.feed.cursor
+            if left is not None and (left := left - 1) == 0:
+                return
 
 
 @command.command("readers", short_help="List durable readers.")
