@@ -32,7 +32,7 @@ _ONE_AGENT = ("agent_not_found",)
 
 def route_table(serve_openapi: OperationHandler) -> Sequence[Operation]:
     """Every operation, in the order in which paths are tried."""
-    return (*_AGENTS, *_INSTANCES, *channel_operations(), *_KEYS, *_operations(serve_openapi))
+    return (*_AGENTS, *_INSTANCES, *channel_operations(), *_KEYS, *_documents(serve_openapi), *_OPERATIONS)
 
 
 _AGENTS = (
@@ -259,7 +259,7 @@ _KEYS = (
 )
 
 
-def _operations(serve_openapi: OperationHandler) -> tuple[Operation, ...]:
+def _documents(serve_openapi: OperationHandler) -> tuple[Operation, ...]:
     return (
         Operation(
             method="GET",
@@ -281,44 +281,48 @@ def _operations(serve_openapi: OperationHandler) -> tuple[Operation, ...]:
             answers=Answers({200: None}),
             access=Access.OPEN,
         ),
-        Operation(
-            method="GET",
-            path="/healthz",
-            id="health",
-            tag="operations",
-            summary="Is the process alive?",
-            handler=health.serve_health,
-            answers=Answers({200: health.HealthView}),
-            access=Access.OPEN,
-        ),
-        Operation(
-            method="GET",
-            path="/readyz",
-            id="readiness",
-            tag="operations",
-            summary="Are calls served?",
-            handler=health.serve_readiness,
-            answers=Answers({200: health.ReadinessView, 503: health.ReadinessView}),
-            access=Access.OPEN,
-        ),
-        Operation(
-            method="GET",
-            path="/metrics",
-            id="metrics",
-            tag="operations",
-            summary="Metrics for Prometheus",
-            description="Needs any valid key where keys are asked for.",
-            handler=pages.serve_metrics,
-            answers=Answers({200: None}, media_type="text/plain"),
-        ),
-        Operation(
-            method="GET",
-            path="/",
-            id="startPage",
-            tag="operations",
-            summary="A start page for people",
-            handler=pages.serve_start_page,
-            answers=Answers({200: None}, media_type="text/html"),
-            access=Access.OPEN,
-        ),
     )
+
+
+_OPERATIONS = (
+    Operation(
+        method="GET",
+        path="/healthz",
+        id="health",
+        tag="operations",
+        summary="Is the process alive?",
+        handler=health.serve_health,
+        answers=Answers({200: health.HealthView}),
+        access=Access.OPEN,
+    ),
+    Operation(
+        method="GET",
+        path="/readyz",
+        id="readiness",
+        tag="operations",
+        summary="Are calls served?",
+        handler=health.serve_readiness,
+        answers=Answers({200: health.ReadinessView, 503: health.ReadinessView}),
+        access=Access.OPEN,
+    ),
+    Operation(
+        method="GET",
+        path="/metrics",
+        id="metrics",
+        tag="operations",
+        summary="Metrics for Prometheus",
+        description="Needs any valid key where keys are asked for.",
+        handler=pages.serve_metrics,
+        answers=Answers({200: None}, media_type="text/plain"),
+    ),
+    Operation(
+        method="GET",
+        path="/",
+        id="startPage",
+        tag="operations",
+        summary="A start page for people",
+        handler=pages.serve_start_page,
+        answers=Answers({200: None}, media_type="text/html"),
+        access=Access.OPEN,
+    ),
+)
