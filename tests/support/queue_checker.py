@@ -429,6 +429,16 @@ class QueueChecker:
             if message.hold is None or not message.hold.is_ending:
                 raise Broken(f"{name}: is lost")
 
+    def unsure_of(self, message_ids: Iterable[str]) -> None:
+        """Something is known to have happened to these that no answer told of."""
+        for name in message_ids:
+            self._known(name).is_uncertain = True
+
+    @property
+    def uncertain_count(self) -> int:
+        """Messages of which not everything is known, and so not everything is held against the queue."""
+        return sum(message.is_uncertain for message in self._messages.values())
+
     def unfinished(self) -> Sequence[str]:
         """Accepted messages that are neither done nor dead nor gone."""
         return [message.posted.id for message in self._messages.values() if message.state == "queued"]
