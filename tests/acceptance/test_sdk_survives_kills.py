@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from meshway.client import MeshwayClient
-from support.hub_process import HubProcess
+from support.hub_process import HubProcess, select_pause
 
 _KILLS = 3
 _PRODUCERS = 8
@@ -43,34 +43,38 @@ class Load:
             async for message in feed:
                 self.tailed.append(message.sequence)
 
+    async def kill_under_it(self, hub: HubProcess) -> None:
+        """Produce, and kill and start the hub again and again; returns when every post is acknowledged."""
+        async with asyncio.timeout(_WAIT_S), asyncio.TaskGroup() as group:
+            for name in range(_PRODUCERS):
+                group.create_task(self.produce(name))
+            for _ in range(_KILLS):
+                enough = len(self.acknowledged) + 200
+                await until(lambda enough=enough: len(self.acknowledged) >= enough)
+                await asyncio.to_thread(hub.kill)
+                await asyncio.to_thread(hub.start)
+            self.is_over = True
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(_WAIT_S):
+        while not condition():
+            await asyncio.to_thread(select_pause)
+
 
 async def test_nothing_acknowledged_is_lost_when_the_hub_is_killed(tmp_path: Path):
-    hub = HubProcess(tmp_path / "data").start()
-    try:
+    with HubProcess(tmp_path / "data") as hub:
         async with MeshwayClient(hub.url, send_timeout_s=30) as client:
             await client.put_channel("queues", "orders", lease_ms=2_000, attempts_max=50)
             load = Load(client)
             async with client.worker("orders", load.handle, concurrency=16), asyncio.TaskGroup() as group:
                 following = group.create_task(load.follow())
-                async with asyncio.timeout(_WAIT_S), asyncio.TaskGroup() as producers:
-                    for name in range(_PRODUCERS):
-                        producers.create_task(load.produce(name))
-                    for _ in range(_KILLS):
-                        before = len(load.acknowledged)
-                        while len(load.acknowledged) < before + 200:
-                            await asyncio.wait([following], timeout=0.01)
-                        await asyncio.to_thread(hub.kill)
-                        await asyncio.to_thread(hub.start)
-                    load.is_over = True
-                last = (await client.channel_info("streams", "log")).figures["last"]
-                async with asyncio.timeout(_WAIT_S):
-                    while not load.acknowledged <= set(load.handled) or len(load.tailed) < last:
-                        await asyncio.wait([following], timeout=0.01)
+                await load.kill_under_it(hub)
+                await until(lambda: load.acknowledged <= set(load.handled) and len(load.tailed) >= load.appended)
                 following.cancel()
-        # Repeats of what the hub had kept before it died were known to it.
-        assert last == load.appended
-        assert set(load.handled) == load.acknowledged
-        assert load.tailed == list(range(1, last + 1))
-        assert max(load.attempts) <= 2 + _KILLS
-    finally:
-        hub.kill()
+            last = (await client.channel_info("streams", "log")).figures["last"]
+    # Repeats of what the hub had kept before it died were known to it.
+    assert last == load.appended
+    assert load.tailed == list(range(1, last + 1))
+    assert set(load.handled) == load.acknowledged
+    assert max(load.attempts) <= 2 + _KILLS
