@@ -211,6 +211,9 @@ def schema(open_app: LoopBound):
 
 # A change feed never ends, and the first created key would close the hub to the requests after it.
 NOT_CALLED = {"watchAgents", "createKey"}
+# The kinds are administered by the same code: these stand for the rest.
+NOT_CALLED |= {f"{verb}{kind}" for verb in ("put", "show", "list", "delete") for kind in ("Events", "Queries")}
+NOT_CALLED |= {f"{verb}Commands" for verb in ("show", "list", "delete")}
 # What has no handler is served below this application, which only describes it.
 CALLED = [
     operation.id
