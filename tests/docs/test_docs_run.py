@@ -1,72 +1,31 @@
 """The code blocks of the README and the guides do what they say, and so do the examples, against a real hub process.
 
 `bash` and `python` blocks run in the order of the document; a `text` block after one is its output, with `...` for what
-differs each time. `sh` blocks are for reading: they start what the fixture has started already.
+differs each time. A block that begins with `# in a terminal of its own` goes on while the following ones run. `sh`
+blocks are for reading: they start what the fixture has started already.
 """
 
-import os
-import re
-import socket
-import subprocess
+import signal
 import sys
-import time
-from pathlib import Path
 
-import httpx
 import pytest
-from document import ROOT, Block, blocks_of
+from document import ROOT, blocks_of
+from stage import BIN, Stage, matches, poll, wait_for
 
-_BIN = Path(sys.executable).parent
-_RUN = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-_DOCUMENTS = ["README.md", "docs/guides/getting-started.md", "docs/guides/register-agents.md", "docs/guides/operate.md"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(url: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
-        try:
-            if httpx.get(url, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.02)
-    pytest.fail(f"nothing serves {url}")
-
-
-class Stage:
-    """A hub with demo agents and the greeter of the examples, on free ports in place of those the documents name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.hub_port, self.agent_port = free_port(), free_port()
-        self.folder = folder
-        self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("MESHWAY_")},
-            "PATH": f"{_BIN}:{os.environ['PATH']}",
-            "MESHWAY_URL": f"http://127.0.0.1:{self.hub_port}",
-        }
-
-    def start(self, *command: str) -> subprocess.Popen:
-        return subprocess.Popen(command, env=self.environ, cwd=self.folder, stdout=subprocess.DEVNULL)
-
-    def localised(self, text: str) -> str:
-        return text.replace("127.0.0.1:7070", f"127.0.0.1:{self.hub_port}").replace(
-            "127.0.0.1:9000", f"127.0.0.1:{self.agent_port}"
-        )
-
-    def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=self.environ, cwd=self.folder, capture_output=True, text=True, timeout=60)
+_DOCUMENTS = [
+    "README.md",
+    "docs/guides/getting-started.md",
+    "docs/guides/register-agents.md",
+    "docs/guides/messaging.md",
+    "docs/guides/operate.md",
+]
+_FLEET = [sys.executable, str(ROOT / "examples/research_fleet.py")]
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     made = Stage(tmp_path_factory.mktemp("stage"))
-    hub = made.start(str(_BIN / "meshway"), "up", "--demo", "--port", str(made.hub_port), "--data", "meshway-data")
+    hub = made.start(str(BIN / "meshway"), "up", "--demo", "--port", str(made.hub_port), "--data", "meshway-data")
     greeter = made.start(sys.executable, str(ROOT / "examples/greeter_agent.py"), "--port", str(made.agent_port))
     try:
         wait_for(f"http://127.0.0.1:{made.hub_port}/readyz", hub)
@@ -80,26 +39,16 @@ def stage(tmp_path_factory):
             process.wait(timeout=10)
 
 
-def matches(expected: str, printed: str) -> bool:
-    """`...` stands for anything, also over several lines."""
-    pattern = ".*".join(re.escape(part) for part in expected.strip().split("..."))
-    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
-
-
-def run_block(stage: Stage, block: Block) -> None:
-    outcome = stage.run([*_RUN[block.language], stage.localised(block.code)])
-    assert outcome.returncode == 0, f"line {block.line}: {outcome.stderr}"
-    if block.expected is not None:
-        expected = stage.localised(block.expected)
-        assert matches(expected, outcome.stdout), f"line {block.line} printed:\n{outcome.stdout}\nnot:\n{expected}"
-
-
 @pytest.mark.parametrize("name", _DOCUMENTS)
 def test_the_code_in_the_document_does_what_it_says(stage, name):
-    blocks = [block for block in blocks_of(ROOT / name) if block.language in _RUN]
+    blocks = [block for block in blocks_of(ROOT / name) if block.language in ("bash", "python")]
     assert blocks
-    for block in blocks:
-        run_block(stage, block)
+    try:
+        for block in blocks:
+            stage.run_block(block)
+        stage.check_beside()
+    finally:
+        stage.end_beside()
 
 
 def test_a_block_that_prints_something_else_is_found():
@@ -130,3 +79,38 @@ def test_the_hubs_own_client_finds_asks_answers_and_reads_errors(stage):
         "countdown: 3 2 1 lift-off",
         "nobody: agent_not_found",
     ]
+
+
+def test_the_fleet_answers_every_question_although_one_of_it_is_killed(stage):
+    asked = stage.run([*_FLEET, "ask", "Why is tea bitter?", "Who drinks it cold!", "", "Since when?"])
+    assert asked.stdout == "4 questions are in fleet.questions\n", asked.stderr
+    lost, kept = stage.start(*_FLEET, "work", "--concurrency", "1"), None
+    try:
+        poll(lambda: stage.figure("meshway_socket_connections") > 0, failure=lambda: "the worker never came")
+        lost.send_signal(signal.SIGKILL)
+        kept = stage.start(*_FLEET, "work")
+
+        def findings() -> list[str]:
+            return stage.run([*_FLEET, "report"]).stdout.splitlines()
+
+        poll(lambda: len(findings()) == 3, failure=lambda: str(findings()))
+        dead = stage.run(["meshway", "queues", "dead-letters", "fleet.questions", "--json"])
+        assert "there is no question" in dead.stdout
+        assert {line.partition(". ")[2] for line in findings()} == {
+            "All about why is tea bitter.",
+            "All about who drinks it cold.",
+            "All about since when.",
+        }
+    finally:
+        for worker in filter(None, (lost, kept)):
+            worker.terminate()
+            assert worker.wait(timeout=10) in (0, -signal.SIGKILL)
+
+
+def test_a_block_that_ends_instead_of_listening_is_found(stage, tmp_path):
+    document = tmp_path / "guide.md"
+    document.write_text("```bash\n# in a terminal of its own\nexit 3\n```\n")
+    (block,) = blocks_of(document)
+    with pytest.raises(AssertionError, match="line 1 ended with 3"):
+        stage.run_block(block)
+    stage.end_beside()
