@@ -114,8 +114,15 @@ async def test_dead_letters_come_oldest_first_in_pages(engine: Engine) -> None:
     for number in range(5):
         await _bury(engine, f"m{number}")
     assert await _dead_ids(engine) == [f"m{number}" for number in range(5)]
-    page = await engine.queue_admin.dead_letters("q", after="m1", limit=2)
+    first = await engine.queue_admin.dead_letters("q", limit=2)
+    page = await engine.queue_admin.dead_letters("q", after=first[-1].position, limit=2)
     assert [dead.message.message_id for dead in page] == ["m2", "m3"]
+    # Who reads on need not care that somebody redrove what the page ended with.
+    await engine.queue_admin.redrive("q", ["m3"])
+    rest = await engine.queue_admin.dead_letters("q", after=page[-1].position, limit=2)
+    assert [dead.message.message_id for dead in rest] == ["m4"]
+    with pytest.raises(InvalidRequest):
+        await engine.queue_admin.dead_letters("q", after="no position")
     assert list(await engine.queue_admin.dead_letters("never")) == []
 
 

@@ -456,10 +456,21 @@ async def test_peek_shows_what_is_not_done_in_pages_and_changes_nothing(engine: 
     assert [message.message_id for message in await engine.queue.peek("q")] == order
     page = await engine.queue.peek("q", limit=4)
     assert [message.message_id for message in page] == order[:4]
-    rest = await engine.queue.peek("q", after=page[-1].message_id, limit=4)
+    rest = await engine.queue.peek("q", after=page[-1].position, limit=4)
     assert [message.message_id for message in rest] == order[4:]
+    with pytest.raises(InvalidRequest):
+        await engine.queue.peek("q", after="no position")
     assert list(await engine.queue.peek("never")) == []
     assert _ids(await _lease_all(engine, 4)) == ["m1", "m2", "m3", "m4"]
+
+
+async def test_peek_goes_on_after_a_message_that_has_left_the_queue(engine: Engine) -> None:
+    await _append(engine, "m1", "m2", "m3")
+    page = await engine.queue.peek("q", limit=1)
+    (lease,) = await _lease(engine, 1)
+    await engine.queue.settle([Ack(delivery_id=lease.delivery_id)])
+    rest = await engine.queue.peek("q", after=page[-1].position)
+    assert [message.message_id for message in rest] == ["m2", "m3"]
 
 
 async def test_depth_tells_waiting_held_delayed_and_dead_apart(engine: Engine, wait_until) -> None:

@@ -32,7 +32,7 @@ class InspectQueue:
             lambda after, count: self._places.queue.peek(name, after=after, limit=count),
             cursor=cursor,
             limit=limit,
-            id_of=lambda message: message.message_id,
+            position_of=lambda message: message.position,
             bytes_of=lambda message: len(message.data),
         )
         return Page([message.data for message in messages], more)
@@ -46,7 +46,7 @@ class InspectQueue:
             lambda after, count: self._places.queue_admin.dead_letters(name, after=after, limit=count),
             cursor=cursor,
             limit=limit,
-            id_of=lambda letter: letter.message.message_id,
+            position_of=lambda letter: letter.position,
             bytes_of=lambda letter: len(letter.message.data),
         )
         return Page([view_of(letter) for letter in dead], more)
@@ -57,15 +57,15 @@ async def _page(
     *,
     cursor: str | None,
     limit: int,
-    id_of: Callable[[Item], str],
+    position_of: Callable[[Item], str],
     bytes_of: Callable[[Item], int],
 ) -> tuple[Sequence[Item], str | None]:
     check_between("limit", limit, 1, LIMIT_MAX)
     after = None if cursor is None else decode_cursor(cursor)
     try:
-        items, last = await bounded_page(read, after=after, limit=limit, position_of=id_of, bytes_of=bytes_of)
+        items, last = await bounded_page(read, after=after, limit=limit, position_of=position_of, bytes_of=bytes_of)
     except InvalidRequest as error:
-        # The engine's word for it is `after`; what stood there has left the queue meanwhile.
-        text = "what this page ended with is gone; begin again without a cursor"
+        # The engine's word for it is `after`.
+        text = "use the next_cursor of the page before, unchanged"
         raise InvalidRequest(f"cursor: {text}", fields=[FieldError("cursor", text)]) from error
     return items, None if last is None else encode_cursor(last)

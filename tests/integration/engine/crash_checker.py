@@ -138,7 +138,7 @@ async def _peek_all(engine: EmbeddedEngine, queue: str) -> list[str]:
     after: str | None = None
     while page := await engine.queue.peek(queue, after=after, limit=1_000):
         found += [message.message_id for message in page]
-        after = page[-1].message_id
+        after = page[-1].position
     return found
 
 
@@ -147,4 +147,4 @@ async def _all_dead_letters(engine: EmbeddedEngine, queue: str) -> AsyncIterator
     while page := await engine.queue_admin.dead_letters(queue, after=after, limit=1_000):
         for letter in page:
             yield letter
-        after = page[-1].message.message_id
+        after = page[-1].position

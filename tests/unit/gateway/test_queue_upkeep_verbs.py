@@ -146,6 +146,28 @@ async def test_dead_letters_come_oldest_first_with_what_happened_to_them(rig, cl
     assert rest.next_cursor is None
 
 
+async def test_messages_that_share_an_id_are_each_shown_once(rig, clock):
+    for day in range(3):
+        await rig.post("jobs", message(day, id="daily", delay_ms=1))
+        clock.advance(86_400_000)
+    seen, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = await rig.inspect.peek(CALLER, "jobs", cursor=cursor, limit=1)
+        seen += [msgspec.json.decode(document)["data"] for document in page.items]
+        cursor, pages = page.next_cursor, pages + 1
+    assert (seen, pages) == ([0, 1, 2], 3)
+    deliveries = await rig.take("jobs")
+    await rig.say("jobs", *(settlement(each.delivery_id, "dead_letter") for each in deliveries))
+    seen, pages = [], 0
+    while pages == 0 or cursor is not None:
+        letters = await rig.inspect.dead_letters(CALLER, "jobs", cursor=cursor, limit=1)
+        seen += [msgspec.json.decode(letter.message)["data"] for letter in letters.items]
+        cursor, pages = letters.next_cursor, pages + 1
+    assert (seen, pages) == ([0, 1, 2], 3)
+    assert (await rig.redrive.execute(CALLER, "jobs", ids=["daily", "daily"], rate_per_s=None)).messages == 2
+    assert await taken(rig) == [0, 1]
+
+
 # Redriving
 
 

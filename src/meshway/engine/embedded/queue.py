@@ -1,8 +1,8 @@
 """Queue on the embedded store."""
 
 import asyncio
+import re
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from meshway.engine.embedded.arguments import check_between, refused
@@ -30,8 +30,9 @@ __all__ = ["EmbeddedQueue"]
 
 _LEASES_MAX = 1_000
 _PAGE_MAX = 1_000
-# Ends of pages of peek that are remembered, so that the next page needs no search; a page forgotten is only slower.
-_MARKS_MAX = 1_000
+# A place in the order of hand-out: rank (a priority, negative) and row, as a caller may hold it between two pages.
+_POSITION = re.compile(r"(-?[0-9]{1,3})\.([0-9]{1,18})")
+_BEFORE_ALL = (-1_000, 0)
 # What a message adds to the write-ahead log besides its payload, over its whole life.
 _MESSAGE_OVERHEAD_BYTES = 600
 _NO_MESSAGES = QueueDepth(waiting=0, held=0, delayed=0, dead=0)
@@ -51,7 +52,6 @@ class EmbeddedQueue:
         self._depths: dict[str, QueueDepth] = {}
         self._next_due_ms: int | None = None
         self._due_changed = asyncio.Event()
-        self._marks: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
 
     def use(self, store: QueueStore) -> None:
         """The store, which needs this object's `publish` and so comes later."""
@@ -105,14 +105,8 @@ class EmbeddedQueue:
     async def peek(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[QueuedMessage]:
         check_name(queue, "queue")
         check_between("limit", limit, 1, _PAGE_MAX)
-        mark = self._marks.get((queue, after)) if after is not None else None
-        found = await self._readers.run(lambda connection: self._peek(connection, queue, after, mark, limit))
-        if found:
-            rank, row, message = found[-1]
-            self._marks[(queue, message.message_id)] = (rank, row)
-            while len(self._marks) > _MARKS_MAX:
-                self._marks.popitem(last=False)
-        return [message for _rank, _row, message in found]
+        turn = _BEFORE_ALL if after is None else _turn(after)
+        return await self._readers.run(lambda connection: self._peek(connection, queue, turn, limit))
 
     async def depth(self, queues: Sequence[str]) -> Sequence[QueueDepth]:
         return [self._depths.get(check_name(queue, "queue"), _NO_MESSAGES) for queue in queues]
@@ -170,15 +164,18 @@ class EmbeddedQueue:
         return self._store
 
     def _peek(
-        self, connection: sqlite3.Connection, queue: str, after: str | None, mark: tuple[int, int] | None, limit: int
-    ) -> Sequence[tuple[int, int, QueuedMessage]]:
+        self, connection: sqlite3.Connection, queue: str, turn: tuple[int, int], limit: int
+    ) -> Sequence[QueuedMessage]:
         known = connection.execute(self._queries.text("queue_id"), (queue,)).fetchone()
         if known is None:
             return []
-        if after is not None and mark is None:
-            mark = connection.execute(self._queries.text("turn_of"), (known[0], after)).fetchone()
-            if mark is None:
-                raise refused("after", "this message has left the queue; begin again with the first page")
-        rank, row = mark or (-1_000, 0)
-        rows = connection.execute(self._queries.text("peek"), (known[0], rank, row, limit))
-        return [(found[0], found[1], queued_message(queue, found[2:])) for found in rows]
+        rows = connection.execute(self._queries.text("peek"), (known[0], *turn, limit))
+        return [queued_message(queue, found[2:], f"{found[0]}.{found[1]}") for found in rows]
+
+
+def _turn(position: str) -> tuple[int, int]:
+    """Rank and row, as `peek` wrote them."""
+    found = _POSITION.fullmatch(position)
+    if found is None:
+        raise refused("after", "this is no position in a queue; begin again with the first page")
+    return int(found[1]), int(found[2])

@@ -19,6 +19,8 @@ from meshway.kernel.errors import FieldError, InvalidRequest
 __all__ = ["EmbeddedQueueAdmin"]
 
 _PAGE_MAX = 1_000
+# Below the 63 bits of a row's number.
+_POSITION_DIGITS_MAX = 18
 # A lease shorter than this ends before its answer has arrived.
 _LEASE_MS_MIN = 100
 
@@ -102,15 +104,10 @@ class EmbeddedQueueAdmin:
     def _read_dead(
         self, connection: sqlite3.Connection, queue: str, after: str | None, limit: int
     ) -> Sequence[DeadLetter]:
+        begin = 0 if after is None else _dead_id(after)
         found = connection.execute(self._queries.text("queue_id"), (queue,)).fetchone()
         if found is None:
             return []
-        begin = 0
-        if after is not None:
-            mark = connection.execute(self._queries.text("find_dead"), (found[0], after)).fetchone()
-            if mark is None:
-                raise refused("after", "this dead letter was redriven or removed; begin again with the first page")
-            begin = mark[0]
         rows = connection.execute(self._queries.text("list_dead"), (found[0], begin, limit))
         return [_dead_letter(queue, row) for row in rows]
 
@@ -118,13 +115,20 @@ class EmbeddedQueueAdmin:
 def _dead_letter(
     queue: str, row: tuple[str, bytes, bytes | None, int, int, str | None, int, str, bytes | None, int]
 ) -> DeadLetter:
-    _dead_id, reason, history, dead_at_ms = row[6:]
+    dead_id, reason, history, dead_at_ms = row[6:]
     return DeadLetter(
+        position=str(dead_id),
         message=queued_message(queue, row[:6]),
         reason=reason,
         attempts=decode_history(history),
         dead_at_ms=dead_at_ms,
     )
+
+
+def _dead_id(position: str) -> int:
+    if not (position.isascii() and position.isdecimal()) or len(position) > _POSITION_DIGITS_MAX:
+        raise refused("after", "this is no position of a dead letter; begin again with the first page")
+    return int(position)
 
 
 def _check_settings(settings: QueueSettings) -> None:

@@ -166,7 +166,7 @@ def decode_history(history: bytes | None) -> list[AttemptRecord]:
     return _history_decoder.decode(history) if history else []
 
 
-def queued_message(queue: str, columns: MessageColumns) -> QueuedMessage:
+def queued_message(queue: str, columns: MessageColumns, position: str = "") -> QueuedMessage:
     message_id, data, headers, priority, enqueued_at_ms, ordering_key = columns
     return QueuedMessage(
         queue=queue,
@@ -176,4 +176,5 @@ def queued_message(queue: str, columns: MessageColumns) -> QueuedMessage:
         priority=Priority(priority),
         enqueued_at_ms=enqueued_at_ms,
         ordering_key=ordering_key,
+        position=position,
     )

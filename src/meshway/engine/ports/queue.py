@@ -88,6 +88,8 @@ QueueOutcome = Enqueued | QueueFull | Undecided
 
 
 class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """`position` is opaque and set where a page may go on from it: by `peek`."""
+
     queue: str
     message_id: str
     data: bytes
@@ -95,6 +97,7 @@ class QueuedMessage(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority
     enqueued_at_ms: int
     ordering_key: str | None
+    position: str = ""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +176,10 @@ class Queue(Protocol):
         """End or extend leases; unknown and foreign delivery ids are STALE. Raises: EngineUnavailable."""
 
     async def peek(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[QueuedMessage]:
-        """Messages not yet done, held ones included, in hand-out order; `after` is a message id of the page before."""
+        """Messages not yet done, held ones included, in hand-out order.
+
+        `after` is the `position` of a message of the page before, whether or not it is still there.
+        """
 
     async def depth(self, queues: Sequence[str]) -> Sequence["QueueDepth"]:
         """Figures per queue; they may lag by a second."""
@@ -200,6 +206,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """`position` is opaque, and none is ever given twice at a time: ids may repeat after their window."""
+
+    position: str
     message: QueuedMessage
     reason: str
     attempts: Sequence[AttemptRecord]
@@ -222,10 +231,13 @@ class QueueAdmin(Protocol):
         """Drop all messages, held and delayed ones too (their leases become STALE); how many. Dead letters stay."""
 
     async def dead_letters(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
-        """Oldest first, after the message id `after`."""
+        """Oldest first, after the `position` of one that may be gone meanwhile."""
 
     async def redrive(self, queue: str, message_ids: Sequence[str]) -> Sequence[bool]:
-        """Back to the end of the queue, attempts starting again at 1; exactly once each, False for unknown ids."""
+        """Back to the end of the queue, attempts starting again at 1; exactly once each, False for unknown ids.
+
+        An id stands for the oldest dead letter that has it.
+        """
 
     async def remove(self, queue: str) -> None:
         """Forget the queue with its messages, dead letters and settings."""

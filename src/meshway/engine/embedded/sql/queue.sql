@@ -198,11 +198,6 @@ WITH turn (rank, row) AS (
 SELECT t.rank, t.row, m.message_id, m.data, m.headers, m.priority, m.enqueued_at_ms, m.ordering_key
 FROM turn t JOIN queue_messages m ON m.row = t.row ORDER BY t.rank, t.row LIMIT ?4;
 
--- name: turn_of
--- Purpose: where a page of peek ended, when it is not remembered any more. Index: none on the id: looks through the queue.
-SELECT s.rank, s.row FROM queue_states s JOIN queue_messages m ON m.row = s.row
-WHERE s.queue_id = ? AND m.message_id = ? ORDER BY s.row LIMIT 1;
-
 -- name: keyed_rows
 -- Purpose: messages of a queue that becomes ordered or stops being so. Index: queue_states_by_key.
 SELECT s.row, s.state, s.ordering_key, s.deliver_at_ms, m.priority, s.visible_at_ms, s.history
