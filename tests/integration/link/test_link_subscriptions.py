@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from meshway.edges.http.websocket import WebSocketConnection
 from meshway.edges.link.limits import SUBSCRIPTIONS_MAX
 from meshway.messaging.settings import MessagingSettings
 from support.channel_hub import ChannelHub, channel_hub
@@ -250,3 +251,23 @@ async def test_large_messages_have_frames_of_their_own(client: LinkClient) -> No
     frames = [await client.expect("messages", id="s") for _ in range(3)]
     assert [frame["messages"][0]["data"] for frame in frames] == texts
     assert [len(frame["messages"]) for frame in frames] == [1, 1, 1]
+
+
+async def test_many_subscriptions_of_a_client_that_reads_nothing_cost_one_frame(
+    hub: ChannelHub, client: LinkClient
+) -> None:
+    async with link_client(hub.port) as slow:
+        for number in range(200):
+            await slow.subscribe(str(number), "events", "big", credit=1_000)
+        slow.socket.transport.pause_reading()
+        for _ in range(10):
+            await client.publish("events", "big", "x" * 200_000)
+        (connection,) = [
+            each
+            for each in hub.hub.server._runtime.connections
+            if isinstance(each, WebSocketConnection) and each.must_drain
+        ]
+        assert connection.transport.get_write_buffer_size() < 2_000_000
+        slow.socket.transport.resume_reading()
+        for number in range(200):
+            assert len(await slow.messages(str(number), 10)) == 10

@@ -1,7 +1,9 @@
 """Pumps: each carries one subscription from its verb to the socket, in batches, as far as credit goes.
 
-A pump ends by being cancelled, or by an error of its verb. Nothing is awaited between taking messages and sending
-them, so a cancelled pump has never taken what it did not send: deliveries of a queue go back inside the engine.
+A pump ends by being cancelled, or by an error of its verb. It looks at the socket before it takes and, as other pumps
+may have filled it meanwhile, before each frame: a thousand subscriptions of a client that does not read cost one frame,
+not a thousand. Deliveries alone are sent as soon as they are taken: a cancelled pump must hold none of them, and what was
+leased for a call that is cancelled goes back inside the engine.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -43,6 +45,11 @@ class PumpPlaces:
         subscription.has_begun = True
         self.socket.send(encode_frame(Subscribed(id=subscription.frame.id, cursor=cursor)))
 
+    async def room(self) -> None:
+        """Wait until the client has taken what was sent, other subscriptions' frames too."""
+        while self.socket.must_drain:
+            await self.socket.drain()
+
 
 Pump = Callable[[PumpPlaces, Subscription], Awaitable[None]]
 
@@ -58,21 +65,22 @@ async def _pump_events(places: PumpPlaces, subscription: Subscription) -> None:
             for each in found:
                 if isinstance(each, MissedEvents):
                     # At its place among the others; it takes no credit.
-                    _send_events(socket, subscription, documents)
+                    await _send_events(places, subscription, documents)
                     documents = []
                     socket.send(encode_frame(Missed(id=frame.id, missed=each.missed)))
                 else:
                     documents.append(each)
-            _send_events(socket, subscription, documents)
+            await _send_events(places, subscription, documents)
 
 
-def _send_events(socket: Socket, subscription: Subscription, documents: Sequence[bytes]) -> None:
+async def _send_events(places: PumpPlaces, subscription: Subscription, documents: Sequence[bytes]) -> None:
     size = sum(map(len, documents))
     fits = size <= BATCH_BYTES_TARGET
     # Events wait in the memory of the hub anyway: a batch that is too large goes out one by one.
     for part in (documents,) if fits and documents else [[each] for each in documents]:
+        await places.room()
         raws = list(map(msgspec.Raw, part))
-        socket.send(encode_frame(Messages(id=subscription.frame.id, messages=raws)))
+        places.socket.send(encode_frame(Messages(id=subscription.frame.id, messages=raws)))
     subscription.spend(len(documents), documents_bytes=size)
 
 
@@ -86,6 +94,7 @@ async def _pump_stream(places: PumpPlaces, subscription: Subscription) -> None:
         while True:
             items = await tail.take(await subscription.demand(socket))
             for part in _parts(items):
+                await places.room()
                 raws = [msgspec.Raw(item.document) for item in part]
                 socket.send(encode_frame(Messages(id=frame.id, messages=raws, cursor=part[-1].cursor)))
             _spend(subscription, items)
@@ -136,6 +145,7 @@ async def _pump_requests(places: PumpPlaces, subscription: Subscription) -> None
         while True:
             requests = await responder.take(await subscription.demand(socket))
             for part in _parts(requests):
+                await places.room()
                 items = [
                     RequestItem(
                         request_id=held.request_id,
