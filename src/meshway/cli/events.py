@@ -65,15 +65,16 @@ def _subscribe(*, pattern: str, group: str | None, count: int | None, data_only:
       meshway events sub jobs --group workers
     """
 
-    async def work() -> None:
+    async def work(lines: MessageLines) -> None:
         async with connect(hub) as client:
             await reach(client)
             feed = client.subscribe(pattern, group=group)
             with Ending():
                 async with feed:
-                    await _print_events(client, feed, MessageLines(data_only=data_only), count)
+                    await _print_events(client, feed, lines, count)
 
-    run(work())
+    with MessageLines(data_only=data_only) as lines:
+        run(work(lines))
 
 
 async def _print_events(client: MeshwayClient, feed: EventFeed, lines: MessageLines, count: int | None) -> None:

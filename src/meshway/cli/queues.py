@@ -130,19 +130,20 @@ def _receive(  # noqa: PLR0913 (one per option)
         raise click.UsageError("--no-ack prints what is needed to settle; --data would leave it out.")
     wanted = Wanted(count=count or (None if everything or follow else 1), wait_ms=wait_ms, follows=follow)
 
-    async def work() -> None:
+    async def work(lines: MessageLines) -> None:
         async with connect(hub) as client:
             await reach(client)
             if shell_command is not None:
                 done = await work_off(client, queue, CommandRunner(shell_command, queue), wanted, concurrency)
                 click.echo(f"{queue}: {done}.", err=True)
                 return
-            receive = Receive(client, queue, MessageLines(data_only=data_only), acks=not no_ack)
+            receive = Receive(client, queue, lines, acks=not no_ack)
             await receive.run(wanted)
             if not receive.received:
                 click.echo(f"Nothing is due in {queue}.", err=True)
 
-    run(work())
+    with MessageLines(data_only=data_only) as lines:
+        run(work(lines))
 
 
 @command.command("peek", short_help="Print what waits.")

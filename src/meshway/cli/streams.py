@@ -78,8 +78,7 @@ def _read(
       meshway streams read audit --from time:2026-11-22T07:00:00Z --all > audit.jsonl
     """
 
-    async def work() -> None:
-        lines = MessageLines(data_only=data_only)
+    async def work(lines: MessageLines) -> None:
         left, begin, by = count, start, reader
         async with connect(hub) as client:
             while True:
@@ -95,7 +94,8 @@ def _read(
                     click.echo(f"There may be more: go on with --from {begin}", err=True)
                     return
 
-    run(work())
+    with MessageLines(data_only=data_only) as lines:
+        run(work(lines))
 
 
 @command.command("tail", short_help="Follow streams.")
@@ -129,20 +129,21 @@ def _tail(
     if sum(option is not None for option in (start, cursor, reader)) > 1:
         raise click.UsageError("--from, --cursor and --reader exclude each other.")
 
-    async def work() -> None:
+    async def work(lines: MessageLines) -> None:
         async with connect(hub) as client:
             await reach(client)
             tail = _Tail(client.tail(pattern, from_=start, cursor=cursor, reader=reader), cursor)
             with Ending():
                 async with tail.feed:
-                    await tail.print_all(client, MessageLines(data_only=data_only), count)
+                    await tail.print_all(client, lines, count)
                     if reader is not None and tail.cursor is not None:
                         # The feed counts a message as read when the next one is asked for; here all were printed.
                         await client.readers.ack(pattern, reader, int(tail.cursor))
             if tail.cursor is not None and reader is None:
                 click.echo(f"Go on with: meshway streams tail {shlex.quote(pattern)} --cursor {tail.cursor}", err=True)
 
-    run(work())
+    with MessageLines(data_only=data_only) as lines:
+        run(work(lines))
 
 
 class _Tail:
