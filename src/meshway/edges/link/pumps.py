@@ -2,8 +2,8 @@
 
 A pump ends by being cancelled, or by an error of its verb. It looks at the socket before it takes and, as other pumps
 may have filled it meanwhile, before each frame: a thousand subscriptions of a client that does not read cost one frame,
-not a thousand. Deliveries alone are sent as soon as they are taken: a cancelled pump must hold none of them, and what was
-leased for a call that is cancelled goes back inside the engine.
+not a thousand. Deliveries alone are sent as soon as they are taken: a cancelled pump must hold none of them, and what
+was leased for a call that is cancelled goes back inside the engine.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
