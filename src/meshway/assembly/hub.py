@@ -100,6 +100,14 @@ class _Ground:
 
 
 @dataclass(frozen=True, slots=True)
+class _Registry:
+    """Who is there, and which instance is asked."""
+
+    places: RegistryPlaces
+    balancer: Balancer
+
+
+@dataclass(frozen=True, slots=True)
 class _Edges:
     """The data planes that enter below ASGI."""
 
@@ -155,9 +163,33 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
 
 
 async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -> Hub:
-    settings, clock, metrics = ground.settings, ground.clock, ground.metrics
+    settings, metrics = ground.settings, ground.metrics
     client = Http1Client(settings=settings.http1, egress=ground.egress, metrics=metrics)
     stack.push_async_callback(client.aclose)
+    registry = await _registry(ground, client, duties, stack)
+    places = registry.places
+    register = RegisterAgent(places)
+    status = HubStatus(
+        version=__version__,
+        engine=ground.engine,
+        is_started=lambda: True,
+        agents_count=lambda: sum(1 for _ in places.directory.all()),
+    )
+    metrics.gauge_read_from("meshway_agents", "Agents registered.", lambda: float(status.agents_count()))
+    calls = _calls(ground, registry, client)
+    channels = await _channels(ground, places.admission, duties)
+    rest = _rest_services(ground, registry, register, status, channels.use_cases)
+    edges = _Edges(
+        _a2a_edge(ground, places, calls), _channels_edge(ground, channels.use_cases), _link_edge(ground, channels)
+    )
+    server = _server(ground, edges, rest, places.admission)
+    configured = ConfiguredAgents(register, settings.agents)
+    return Hub(server, ground.url, ground.engine, status, configured, duties)
+
+
+async def _registry(ground: _Ground, client: Http1Client, duties: Duties, stack: AsyncExitStack) -> _Registry:
+    """Who is there, and which instance is asked; returns once the known agents are loaded."""
+    settings, clock = ground.settings, ground.clock
     cards = A2ACards(client, egress=ground.egress, settings=settings.a2a_upstream)
     directory = Directory(ground.engine.key_value, settings=settings.registry)
     duties.start("directory", directory.run)
@@ -192,42 +224,31 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
     duties.start("presence_sweep", presence.run_sweep)
     duties.start("presence_writer", presence.run_writer)
     duties.start("prober", prober.run)
-    register = RegisterAgent(places)
-    status = HubStatus(
-        version=__version__,
-        engine=ground.engine,
-        is_started=lambda: True,
-        agents_count=lambda: sum(1 for _ in directory.all()),
-    )
-    metrics.gauge_read_from("meshway_agents", "Agents registered.", lambda: float(status.agents_count()))
-    owners = TaskOwners(ground.engine.key_value, settings=settings.tasks)
-    transport = A2ATransport(client, credentials=ground.credentials, settings=settings.a2a_upstream)
-    calls = CallPlaces(
-        directory=directory,
-        balancer=balancer,
-        owners=owners,
-        presence=presence,
+    return _Registry(places, balancer)
+
+
+def _calls(ground: _Ground, registry: _Registry, client: Http1Client) -> CallPlaces:
+    settings, places = ground.settings, registry.places
+    return CallPlaces(
+        directory=places.directory,
+        balancer=registry.balancer,
+        owners=TaskOwners(ground.engine.key_value, settings=settings.tasks),
+        presence=places.presence,
         admission=places.admission,
-        transport=transport,
+        transport=A2ATransport(client, credentials=ground.credentials, settings=settings.a2a_upstream),
     )
-    channels = await build_channels(
-        ChannelGround(
-            engine=ground.engine,
-            admission=places.admission,
-            secret_box=ground.secret_box,
-            settings=settings.messaging,
-            clock=clock,
-            metrics=metrics,
-        ),
-        duties,
+
+
+async def _channels(ground: _Ground, admission: Admission, duties: Duties) -> Channels:
+    channel_ground = ChannelGround(
+        engine=ground.engine,
+        admission=admission,
+        secret_box=ground.secret_box,
+        settings=ground.settings.messaging,
+        clock=ground.clock,
+        metrics=ground.metrics,
     )
-    rest = _rest_services(ground, places, register, balancer, status, channels.use_cases)
-    edges = _Edges(
-        _a2a_edge(ground, places, calls), _channels_edge(ground, channels.use_cases), _link_edge(ground, channels)
-    )
-    server = _server(ground, edges, rest, places.admission)
-    configured = ConfiguredAgents(register, settings.agents)
-    return Hub(server, ground.url, ground.engine, status, configured, duties)
+    return await build_channels(channel_ground, duties)
 
 
 def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2AEdge:
