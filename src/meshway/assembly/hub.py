@@ -275,13 +275,9 @@ def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2A
 
 
 def _rest_services(
-    ground: _Ground,
-    places: RegistryPlaces,
-    register: RegisterAgent,
-    balancer: Balancer,
-    status: HubStatus,
-    channels: ChannelUseCases,
+    ground: _Ground, registry: _Registry, register: RegisterAgent, status: HubStatus, channels: ChannelUseCases
 ) -> RestServices:
+    places = registry.places
     agents = AgentUseCases(
         register=register,
         find=FindAgents(places),
@@ -290,10 +286,10 @@ def _rest_services(
         remove=RemoveAgent(places),
         drain=DrainAgent(places),
         resume=ResumeAgent(places),
-        heartbeat=HeartbeatAgent(places, balancer),
+        heartbeat=HeartbeatAgent(places, registry.balancer),
         instances=ManageInstances(places),
         watch=WatchAgents(places),
-        in_flight=balancer.in_flight,
+        in_flight=registry.balancer.in_flight,
     )
     return RestServices(
         agents=agents,
