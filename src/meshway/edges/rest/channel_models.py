@@ -18,6 +18,7 @@ __all__ = [
     "ChannelPage",
     "ChannelView",
     "ConfirmQuery",
+    "DeadLetterAttempt",
     "DeadLetterEntry",
     "DeadLetterPage",
     "DeliveriesView",
