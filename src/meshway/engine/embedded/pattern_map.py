@@ -15,7 +15,7 @@ __all__ = ["PatternMap"]
 _REST = ">"
 # Answers of the tree kept per subject until a pattern with wildcards comes or goes; subjects of tasks are many and
 # short-lived.
-_MATCHES_CACHED_MAX = 4_096
+_MATCHES_CACHED_MAX = 16_384
 
 Value = TypeVar("Value")
 
