@@ -142,16 +142,30 @@ class LinkSession:
         return self._socket is not None
 
     async def call(
-        self, frame: CallFrame, *, deadline: float, is_repeatable: bool, is_closing: bool = False
+        self,
+        frame: CallFrame,
+        *,
+        deadline: float,
+        is_repeatable: bool,
+        is_closing: bool = False,
+        reach_timeout_s: float | None = None,
     ) -> HubFrame:
         """Send and wait for the answer until `deadline` (loop time). `is_closing` work goes to a draining hub too.
+
+        `reach_timeout_s` bounds the wait for a connection apart from the wait for the answer.
 
         Raises: HubError as the hub answered; HubUnreachable when it could not be sent in time; ConnectionLost when it
         was sent and no answer came (one that is not repeatable: at once).
         """
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._repeat(frame, is_repeatable=is_repeatable, is_closing=is_closing)
+                while True:
+                    socket = await self._connected(is_closing=is_closing, within_s=reach_timeout_s)
+                    try:
+                        return await self._exchange(socket, frame)
+                    except (ConnectionLost, ConnectionClosed) as error:
+                        if not is_repeatable:
+                            raise self._lost(error) from error
         except TimeoutError:
             # A frame has a `ref` once it was sent.
             raise (self._lost(None) if frame.ref else self._unreachable()) from None
@@ -192,26 +206,20 @@ class LinkSession:
         finally:
             del self._ending[subscription_id]
 
-    async def _repeat(self, frame: CallFrame, *, is_repeatable: bool, is_closing: bool) -> HubFrame:
-        while True:
-            socket = await self._connected(is_closing=is_closing)
-            try:
-                return await self._exchange(socket, frame)
-            except (ConnectionLost, ConnectionClosed) as error:
-                if not is_repeatable:
-                    raise self._lost(error) from error
-
-    async def _connected(self, *, is_closing: bool) -> ClientConnection:
-        """Raises: ClientError when the hub refuses us."""
+    async def _connected(self, *, is_closing: bool, within_s: float | None) -> ClientConnection:
+        """Raises: ClientError when the hub refuses us, HubUnreachable after `within_s`."""
         refusals = self._refusals
         self._waiting += 1
         try:
-            while self._socket is None or (self._is_draining and not is_closing):
-                self._ensure_running()
-                await self._changed.wait()
-                if self._refusals != refusals and self._failure is not None:
-                    raise self._failure
+            async with asyncio.timeout(within_s):
+                while self._socket is None or (self._is_draining and not is_closing):
+                    self._ensure_running()
+                    await self._changed.wait()
+                    if self._refusals != refusals and self._failure is not None:
+                        raise self._failure
             return self._socket
+        except TimeoutError:
+            raise self._unreachable() from None
         finally:
             self._waiting -= 1
 

@@ -24,8 +24,10 @@ _MARGIN_S = 5.0
 class LinkCalls:
     """Safe for any number of tasks."""
 
-    def __init__(self, session: LinkSession) -> None:
+    def __init__(self, session: LinkSession, *, reach_timeout_s: float) -> None:
+        """A hub that is not there is known of after `reach_timeout_s`, long before a reply would be given up."""
         self._session = session
+        self._reach_timeout_s = reach_timeout_s
 
     async def carry(
         self, kind: SendKind, channel: str, messages: Sequence[bytes], *, deadline: float
@@ -69,7 +71,9 @@ class LinkCalls:
         )
         wait_s = _REQUEST_TIMEOUT_S if timeout_ms is None else timeout_ms / 1000
         deadline = asyncio.get_running_loop().time() + wait_s + _MARGIN_S
-        answer = await self._session.call(frame, deadline=deadline, is_repeatable=kind == "queries")
+        answer = await self._session.call(
+            frame, deadline=deadline, is_repeatable=kind == "queries", reach_timeout_s=self._reach_timeout_s
+        )
         if not isinstance(answer, frames.Response):
             raise UnexpectedAnswer("The hub did not answer a request with a response.", url="")
         return RequestReply(executed=answer.executed, error=answer.error, cache=answer.cache, data_json=answer.data)

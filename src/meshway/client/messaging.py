@@ -60,7 +60,7 @@ class MessagingClient:
         self._tasks = OwnedTasks()
         self._session = LinkSession(connection, self._tasks)
         self._channels = ChannelCalls(connection)
-        self._link_calls = LinkCalls(self._session)
+        self._link_calls = LinkCalls(self._session, reach_timeout_s=send_timeout_s)
         self._send_timeout_s = send_timeout_s
         self._transport: Transport = transport
         carrier = self._channels if transport == "http" else self._link_calls

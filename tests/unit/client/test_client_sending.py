@@ -113,6 +113,13 @@ async def test_a_hub_that_is_not_there_is_waited_for_and_then_unreachable():
         assert (await client.enqueue("orders", 2, id="later")).id == "later"
 
 
+@pytest.mark.parametrize("kind", ["command", "query"])
+async def test_a_request_to_a_hub_that_is_not_there_fails_long_before_its_reply_would_be_given_up(kind):
+    async with MeshwayClient("http://127.0.0.1:9", send_timeout_s=0.3) as client, asyncio.timeout(5):
+        with pytest.raises(HubUnreachable, match="meshway up"):
+            await getattr(client, kind)("robots.arm", {"move": 1})
+
+
 async def test_a_hub_that_never_answers_may_have_acted():
     async with fake_link_hub(send_timeout_s=0.3) as (hub, client):
 
