@@ -24,6 +24,8 @@ _CONTROL_TIMEOUT_S = 30.0
 _STREAM_SILENCE_S = 20.0
 # Above what a page of 500 large agents takes, and a bound against a server that never stops.
 _BODY_BYTES_MAX = 64 * 1024 * 1024
+# The largest blob a hub keeps: what could be sent can be fetched.
+_DOWNLOAD_BYTES_MAX = 1024 * 1024 * 1024
 # One event carries at most one artifact chunk or one agent with its card; the hub bounds bodies below this.
 _EVENT_BYTES_MAX = 64 * 1024 * 1024
 
@@ -105,7 +107,7 @@ class HubConnection:
     async def download(self, path: str) -> bytes:
         """A body as it is. Raises: as `request`."""
         async with self.exchange("GET", path, headers={"Accept": "*/*"}) as response:
-            answer = await self.read(response)
+            answer = await self.read(response, bytes_max=_DOWNLOAD_BYTES_MAX)
             if not response.is_success:
                 raise self.refusal(response, answer)
             return answer
@@ -121,14 +123,14 @@ class HubConnection:
             for event in arrived:
                 yield event
 
-    async def read(self, response: httpx.Response) -> bytes:
+    async def read(self, response: httpx.Response, *, bytes_max: int = _BODY_BYTES_MAX) -> bytes:
         """The whole body, bounded. Raises: ConnectionLost, UnexpectedAnswer."""
         parts: list[bytes] = []
         size = 0
         async for chunk in self._chunks(response):
             size += len(chunk)
-            if size > _BODY_BYTES_MAX:
-                raise self.unexpected(response, b"".join(parts), f"more than {_BODY_BYTES_MAX} bytes")
+            if size > bytes_max:
+                raise self.unexpected(response, b"".join(parts), f"more than {bytes_max} bytes")
             parts.append(chunk)
         return b"".join(parts)
 
