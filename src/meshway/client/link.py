@@ -161,11 +161,9 @@ class LinkSession:
             async with asyncio.timeout_at(deadline):
                 while True:
                     socket = await self._connected(is_closing=is_closing, within_s=reach_timeout_s)
-                    try:
-                        return await self._exchange(socket, frame)
-                    except (ConnectionLost, ConnectionClosed) as error:
-                        if not is_repeatable:
-                            raise self._lost(error) from error
+                    answer = await self._exchange_over(socket, frame, is_repeatable=is_repeatable)
+                    if answer is not None:
+                        return answer
         except TimeoutError:
             # A frame has a `ref` once it was sent.
             raise (self._lost(None) if frame.ref else self._unreachable()) from None
@@ -222,6 +220,17 @@ class LinkSession:
             raise self._unreachable() from None
         finally:
             self._waiting -= 1
+
+    async def _exchange_over(
+        self, socket: ClientConnection, frame: CallFrame, *, is_repeatable: bool
+    ) -> HubFrame | None:
+        """None when the connection broke and the frame may be sent again."""
+        try:
+            return await self._exchange(socket, frame)
+        except (ConnectionLost, ConnectionClosed) as error:
+            if not is_repeatable:
+                raise self._lost(error) from error
+            return None
 
     async def _exchange(self, socket: ClientConnection, frame: CallFrame) -> HubFrame:
         self._last_number += 1
