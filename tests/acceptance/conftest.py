@@ -40,6 +40,14 @@ def hub(sdk_agents: SdkAgents) -> Iterator[HubProcess]:
 
 
 @pytest.fixture(scope="session")
+def message_hub() -> Iterator[HubProcess]:
+    """A hub in open mode without agents, for tests of messages; each test has channels of its own."""
+    with running_hub() as hub:
+        yield hub
+        assert_no_crash(hub)
+
+
+@pytest.fixture(scope="session")
 def keyed() -> Iterator[KeyedHub]:
     """Keys were made on the data directory before the hub started: admin, two callers, one that serves `raw-*`."""
     with tempfile.TemporaryDirectory() as folder:
