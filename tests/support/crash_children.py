@@ -10,6 +10,7 @@ import logging
 import random
 import signal
 import sys
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -167,6 +168,7 @@ class _JournaledSource:
         self._queue = queue
         self._journal = journal
         self._calls = itertools.count(1)
+        self._name = uuid.uuid4().hex
 
     async def run(self, desk: WorkDesk) -> None:
         await self._source.run(_JournaledDesk(desk, self._queue, self._journal))
@@ -178,7 +180,7 @@ class _JournaledSource:
         await self._source.stop()
 
     async def settle(self, settlements: Sequence[SettlementItem], *, deadline: float) -> Sequence[str]:
-        call = f"{id(self)}-{next(self._calls)}"
+        call = f"{self._name}-{next(self._calls)}"
         said = [[each.delivery_id, each.action, each.reason or "", each.delay_ms] for each in settlements]
         self._journal.write("settling", queue=self._queue, call=call, settlements=said)
         outcomes = await self._source.settle(settlements, deadline=deadline)

@@ -72,6 +72,7 @@ def judge_queue(
     _check_letters(letters, book, rules)
     checker = QueueChecker(rules, exact=False)
     judge = _QueueJudge(checker, book, rules, downs)
+    judge.hear(mine)
     unseen = {
         letter.number
         for letter in letters
@@ -81,6 +82,7 @@ def judge_queue(
         judge.see(entry)
         if entry.event == "posting":
             checker.unsure_of(str(number) for number in entry.facts["numbers"] if number in unseen)
+    judge.leave_open()
     now_ms = mine[-1].at_ms + 1
     checker.audit([], [DeadSeen(str(each.number), each.reason, each.attempts) for each in letters], now_ms=now_ms)
     dead = {letter.number for letter in letters}
@@ -163,6 +165,20 @@ class _QueueJudge:
         self._open: dict[str, Entry] = {}
         # Deliveries of which something was said and not answered.
         self._unheard: set[str] = set()
+
+    def hear(self, entries: Iterable[Entry]) -> None:
+        """Beforehand: which calls were never answered. What they said may be said again, and be stale then."""
+        calls = {entry.facts["call"]: entry for entry in entries if entry.event == "settling"}
+        for entry in entries:
+            if entry.event == "settled":
+                del calls[entry.facts["call"]]
+        self._unheard = {item[0] for entry in calls.values() for item in entry.facts["settlements"]}
+
+    def leave_open(self) -> None:
+        """In the end: nobody knows what became of what was said and not answered."""
+        for entry in self._open.values():
+            for delivery_id, action, _reason, _delay_ms in entry.facts["settlements"]:
+                self._checker.settled(delivery_id, action, None, begin_ms=entry.at_ms, end_ms=entry.at_ms)
 
     def see(self, entry: Entry) -> None:
         match entry.event:

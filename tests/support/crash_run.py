@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from support.crash_children import ORDERED, QUEUE, READER, STREAM
-from support.crash_journal import Entry, read_journals
+from support.crash_journal import Entry, Journal, read_journals
 from support.crash_judge import Letter, Span, StreamItem
 from support.hub_process import HubProcess, select_pause
 
@@ -43,6 +43,7 @@ class CrashRun:
         self.reader_positions: list[int] = []
         self.killed_workers = 0
         self._folder = folder
+        self._journal = Journal(folder / "run.journal")
         self._random = random.Random(seed)
         self._seed = seed
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -80,6 +81,8 @@ class CrashRun:
         self._wait(self._random.choice([0, 0, 0.3]))
         self.hub.start()
         self.downs.append((killed_ms, _now_ms()))
+        # For whoever judges a kept folder again.
+        self._journal.write("down", since_ms=killed_ms)
         self._look_at_reader()
 
     def finish(self) -> None:

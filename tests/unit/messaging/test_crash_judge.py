@@ -61,6 +61,15 @@ def test_a_hand_out_whose_answer_was_lost_is_no_fault():
     assert judge(posting(100, 1), posted(101, 1), leased(110, 1), letters=[unseen]).uncertain == 1
 
 
+def test_a_settlement_that_nobody_answered_may_have_been_done_or_not():
+    (asked, _answered) = said(120, 1, "dead_letter", reason="never")
+    run = [posting(100, 1), posted(101, 1), leased(110, 1), asked]
+    assert judge(*run, letters=[Letter(1, "id1", "never", [(1, "dead_letter", "never")])]).dead == 1
+    assert judge(*run, leased(2_000, 1, 2), *said(2_010, 1, attempt=2)).done == 1
+    with pytest.raises(Broken, match="neither done nor dead"):
+        judge(*run)
+
+
 def test_a_repetition_that_is_stale_is_no_fault_when_the_hub_died_on_the_way():
     run = [posting(100, 1), posted(101, 1), leased(110, 1), *said(120, 1, outcome="stale")]
     assert judge(*run, downs=[(121, 500)]).done == 1
