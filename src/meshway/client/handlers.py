@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import inspect
+import math
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,36 +11,43 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from meshway.messaging.settlements import DELAY_MAX_MS, REASON_CHARACTERS_MAX
+
 __all__ = ["HandlerCall", "Refused", "Reject", "Retry", "reason_of", "shortened", "stopping_on_signals"]
 
 Message = TypeVar("Message")
-# The hub keeps no more of a reason; a stack trace belongs to the worker's own log.
-_REASON_CHARACTERS_MAX = 1_024
 
 
 class Reject(Exception):
-    """Raised by a worker's handler: this message can never be done; to the dead letters with it, and why."""
+    """Raised by a worker's handler: this message can never be done; to the dead letters with it, and why.
 
-    def __init__(self, reason: str) -> None:
+    `reason`: a text, or the exception that tells it.
+    """
+
+    def __init__(self, reason: str | BaseException) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
 class Retry(Exception):
-    """Raised by a worker's handler: not now. Due again after `delay_ms`, else after the queue's back-off."""
+    """Raised by a worker's handler: not now. Due again after `delay_ms`, else after the queue's back-off.
 
-    def __init__(self, reason: str = "", *, delay_ms: int | None = None) -> None:
+    A part of a millisecond counts as one. Raises: ValueError for a delay below 0 or beyond 365 days.
+    """
+
+    def __init__(self, reason: str | BaseException = "", *, delay_ms: float | None = None) -> None:
         super().__init__(reason)
-        if delay_ms is not None and delay_ms < 0:
-            raise ValueError(f"delay_ms is {delay_ms}; it cannot be negative")
+        # The hub would refuse it, and with it all that is settled in the same call.
+        if delay_ms is not None and not 0 <= delay_ms <= DELAY_MAX_MS:
+            raise ValueError(f"delay_ms is {delay_ms}; choose 0 to {DELAY_MAX_MS:,} (365 days)")
         self.reason = reason
-        self.delay_ms = delay_ms
+        self.delay_ms = None if delay_ms is None else math.ceil(delay_ms)
 
 
 class Refused(Exception):
     """Raised by a responder's handler: the request is understood and not carried out; the caller reads why."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str | BaseException) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -68,9 +76,16 @@ class HandlerCall(Generic[Message]):
         else:
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._threads, context.run, self._handler, message)
+            result = await loop.run_in_executor(self._threads, context.run, self._call, message)
         # Also a plain function that makes a coroutine, a lambda around an async one.
         return await result if inspect.isawaitable(result) else result
+
+    def _call(self, message: Message) -> object:
+        try:
+            return self._handler(message)
+        except StopIteration as error:
+            # A future takes none: whoever awaits it would wait for ever. Python does the same to coroutines.
+            raise RuntimeError("the handler raised StopIteration") from error
 
     def close(self) -> None:
         """No thread is waited for."""
@@ -80,14 +95,27 @@ class HandlerCall(Generic[Message]):
 
 def reason_of(error: BaseException) -> str:
     """Type and text, for people and for the history of the message."""
-    text = str(error)
+    text = _text_of(error)
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return shortened(reason)
 
 
-def shortened(reason: str) -> str:
-    """As much of a reason as the hub keeps."""
-    return reason if len(reason) <= _REASON_CHARACTERS_MAX else reason[: _REASON_CHARACTERS_MAX - 1] + "…"
+def shortened(reason: str | BaseException) -> str:
+    """As much of a reason as the hub keeps, whatever stands in it."""
+    if isinstance(reason, BaseException):
+        return reason_of(reason)
+    text = _text_of(reason)
+    return text if len(text) <= REASON_CHARACTERS_MAX else text[: REASON_CHARACTERS_MAX - 1] + "…"
+
+
+def _text_of(value: object) -> str:
+    """What a user's code raised as text that can be sent: exceptions may fail to say what they are."""
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001  the boundary of a delivery: its outcome must be said whatever the exception is like
+        return ""
+    # File names that are no UTF-8 bring surrogates, which JSON cannot carry.
+    return text.encode(errors="backslashreplace").decode()
 
 
 @contextmanager

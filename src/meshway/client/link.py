@@ -48,7 +48,7 @@ from meshway.protocols.link.frames import (
     Welcome,
 )
 
-__all__ = ["Backoff", "LinkSession", "LinkSubscription", "SubscriptionFrame", "is_passing"]
+__all__ = ["Backoff", "LinkSession", "LinkSubscription", "SubscriptionFrame", "is_passing", "passes_in_time"]
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +113,11 @@ class Backoff:
 def is_passing(error: HubError) -> bool:
     """Whether the same request may succeed soon: the hub restarts, drains, or its store is away for a moment."""
     return error.status in {502, 503} and error.code != "no_responder"
+
+
+def passes_in_time(error: HubError) -> bool:
+    """The same for one who has work to finish and stays: a disk that is full gets room, while a sender must know."""
+    return is_passing(error) or error.code == "storage_full"
 
 
 class LinkSession:
@@ -418,7 +423,7 @@ class LinkSession:
         if subscription is None:
             return
         subscription.lost()
-        if is_passing(error):
+        if passes_in_time(error):
             _log.info("subscription_interrupted", extra={"code": error.code, "detail": error.detail})
             self._tasks.start(self._establish_later(subscription_id, subscription), name="meshway-resubscribe")
         else:

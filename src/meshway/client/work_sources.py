@@ -12,7 +12,7 @@ import msgspec
 from meshway.client.channel_messages import Delivery, read_message
 from meshway.client.connection import HubConnection
 from meshway.client.errors import ClientError, HubError, HubUnreachable, UnexpectedAnswer
-from meshway.client.link import Backoff, LinkSession, SubscriptionFrame, is_passing
+from meshway.client.link import Backoff, LinkSession, SubscriptionFrame, passes_in_time
 from meshway.messaging.settlements import SettlementItem
 from meshway.protocols.link import frames
 
@@ -153,7 +153,7 @@ class HttpSource:
                 await self._poll(desk)
                 backoff.reset()
             except HubError as error:
-                if not is_passing(error):
+                if not passes_in_time(error):
                     desk.fail(error)
                     return
                 await asyncio.sleep(backoff.next_s())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from meshway.client.channel_messages import Delivery
 from meshway.client.errors import ClientError, HubError
 from meshway.client.handlers import HandlerCall, Reject, Retry, reason_of, shortened
-from meshway.client.link import Backoff, is_passing
+from meshway.client.link import Backoff, passes_in_time
 from meshway.client.service import Service
 from meshway.client.work_sources import TakenDelivery, WorkSource
 from meshway.messaging.settlements import SettlementItem
@@ -254,7 +254,7 @@ class Worker(Service):
         try:
             outcomes = await self._source.settle([each.item for each in batch], deadline=batch[0].deadline)
         except ClientError as error:
-            is_final = isinstance(error, HubError) and not is_passing(error)
+            is_final = isinstance(error, HubError) and not passes_in_time(error)
             now = asyncio.get_running_loop().time()
             again = [] if is_final else [each for each in batch if each.deadline > now and each.item.action != "extend"]
             self._outbox.extendleft(reversed(again))
@@ -301,7 +301,7 @@ class Worker(Service):
         return {"queue": self.queue, "message_id": delivery.id, "attempt": delivery.attempt}
 
 
-def _item(delivery: Delivery, action: str, reason: str, delay_ms: int | None = None) -> SettlementItem:
+def _item(delivery: Delivery, action: str, reason: str | BaseException, delay_ms: int | None = None) -> SettlementItem:
     return SettlementItem(
         delivery_id=delivery.delivery_id,
         action="dead_letter" if action == "dead_letter" else "retry",

@@ -99,6 +99,52 @@ async def test_a_plain_function_runs_in_a_thread_and_may_return_a_coroutine():
     assert names == ["meshway-handler", "loop"]
 
 
+class _SaysNothing(Exception):
+    def __str__(self):
+        raise RuntimeError("cannot say")
+
+
+async def test_no_exception_of_a_handler_ends_the_worker_or_takes_other_outcomes_along():
+    async def handle(message):
+        match message.data:
+            case 1:
+                raise Reject(ValueError("no such product"))
+            case 2:
+                raise _SaysNothing
+            case 3:
+                raise OSError("cannot read r\udce9sum\udce9.pdf")
+            case 4:
+                raise Retry("later", delay_ms=0.5 * 3)
+            case 5:
+                raise Retry(delay_ms=10**15)
+            case 6:
+                raise Reject(None)
+
+    async with working(handle) as (hub, _, hand):
+        await hand(*(delivery(n) for n in range(1, 8)))
+        await hub.until(lambda: len(settlements(hub)) == 7)
+    by_id = {each.delivery_id: each for each in settlements(hub)}
+    assert (by_id["d-1"].action, by_id["d-1"].reason) == ("dead_letter", "ValueError: no such product")
+    assert (by_id["d-2"].action, by_id["d-2"].reason) == ("retry", "_SaysNothing")
+    assert (by_id["d-3"].action, by_id["d-3"].reason) == ("retry", "OSError: cannot read r\\udce9sum\\udce9.pdf")
+    assert (by_id["d-4"].action, by_id["d-4"].delay_ms) == ("retry", 2)
+    assert (by_id["d-5"].action, by_id["d-5"].delay_ms) == ("retry", None)
+    assert "365 days" in by_id["d-5"].reason
+    assert by_id["d-6"].action == "dead_letter"
+    assert by_id["d-7"].action == "ack"
+
+
+async def test_a_thread_that_raises_stop_iteration_ends_its_delivery():
+    def handle(message):
+        return next(iter(()))
+
+    async with working(handle) as (hub, _, hand):
+        await hand(delivery(1))
+        await hub.until(lambda: settlements(hub))
+    assert settlements(hub)[0].action == "retry"
+    assert "StopIteration" in settlements(hub)[0].reason
+
+
 async def test_leases_are_extended_while_the_handler_works_whatever_the_clocks_say():
     gate = asyncio.Event()
 
@@ -154,6 +200,25 @@ async def test_a_settlement_that_came_too_late_is_counted():
         await hand(delivery(1))
         await hub.until(lambda: settlements(hub))
     assert worker.figures.stale == 1
+
+
+async def test_outcomes_wait_while_the_disk_of_the_hub_is_full():
+    async def handle(message):
+        return None
+
+    async with working(handle) as (hub, worker, hand):
+
+        async def full_once(connection, frame):
+            if not isinstance(frame, frames.Settle):
+                return
+            hub.answer = hub.accept_all
+            await hub.send(frames.Error(ref=frame.ref, problem=problem("storage_full", 507)))
+
+        hub.answer = full_once
+        await hand(delivery(1))
+        await hub.until(lambda: len(hub.of(frames.Settle)) == 2)
+    assert [each.action for each in settlements(hub)] == ["ack", "ack"]
+    assert worker.figures.stale == 0
 
 
 async def test_handlers_outlive_the_connection_and_settle_over_the_next_one():
@@ -285,5 +350,5 @@ async def test_concurrency_must_be_positive():
     async with fake_link_hub() as (_, client):
         with pytest.raises(ValueError, match="at least 1"):
             client.worker("orders", lambda message: None, concurrency=0)
-        with pytest.raises(ValueError, match="negative"):
+        with pytest.raises(ValueError, match="choose 0 to"):
             Retry(delay_ms=-1)
