@@ -7,6 +7,7 @@ import pytest
 from meshway.engine.ports import (
     Ack,
     Engine,
+    Enqueued,
     Lease,
     QueueAppend,
     QueueSettings,
@@ -188,6 +189,14 @@ async def test_a_removed_queue_is_forgotten_with_everything_it_had(engine: Engin
         return depth.waiting == depth.dead == 0
 
     await wait_until(is_empty)
+
+
+async def test_a_removed_queue_leaves_no_ids_behind_for_its_successor(engine: Engine) -> None:
+    message = QueueAppend(queue="q", message_id="m", data=b"", dedupe_id="d")
+    assert list(await engine.queue.append([message, message])) == [Enqueued(duplicate=False), Enqueued(duplicate=True)]
+    await engine.queue_admin.remove("q")
+    assert list(await engine.queue.append([message])) == [Enqueued(duplicate=False)]
+    assert (await _lease_one(engine)).message.message_id == "m"
 
 
 async def test_a_worker_that_waits_on_a_removed_queue_gets_what_is_sent_to_its_successor(engine: Engine) -> None:

@@ -51,6 +51,9 @@ class AppendToStream:
         assert isinstance(settings, StreamSettings)
         if drafts.large:
             await places.payloads.place(drafts, writer, messages, keep_ms=settings.retention_ms)
+        # The log goes on where a deleted stream of this name stopped, and knows its ids: they are not ours.
+        for each in drafts.accepted:
+            each.identity = f"{known.created_at_ms:x} {each.identity}"
         if settings.max_messages is not None and settings.when_full == "refuse":
             return await self._append_within(name, drafts.accepted, settings.max_messages)
         outcomes = await self._append(name, drafts.accepted)

@@ -190,6 +190,16 @@ async def test_a_deleted_stream_is_empty_and_goes_on_numbering(hub):
     assert (info.channel.owner, info.channel.settings, info.readers) == ("bob", StreamSettings(), [])
 
 
+async def test_a_stream_that_comes_back_takes_messages_of_ids_that_its_predecessor_had(hub, clock):
+    await hub.append.execute(ANN, "a", [a_message(1, id="m")])
+    await hub.channels.remove(ANN, STREAMS, "a", confirm="a")
+    clock.advance(1)
+    (receipt,) = await hub.append.execute(ANN, "a", [a_message(1, id="m")])
+    (again,) = await hub.append.execute(ANN, "a", [a_message(1, id="m")])
+    assert (receipt.duplicate, receipt.sequence) == (False, 2)
+    assert (again.duplicate, again.sequence) == (True, 2)
+
+
 async def test_a_deleted_queue_leaves_no_messages_dead_letters_or_settings(hub):
     await hub.channels.put(ANN, QUEUES, "q", QueueChannelSettings(lease_ms=500))
     await enqueue(hub, "q", "a", "b")

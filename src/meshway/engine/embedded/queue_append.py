@@ -96,7 +96,7 @@ class QueueAppends:
         full: dict[str, QueueFull],
     ) -> QueueOutcome:
         now_ms = group.now_ms
-        key = message_key(book.name, message.message_id)
+        key = message_key(book.queue_id, message.message_id)
         if not self._recent.add(key, now_ms):
             return _KNOWN
         dedupe_id = message.dedupe_id

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from meshway.engine.embedded.counters import Counter
 from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.queue_life import MessageState
 from meshway.engine.ports import QueueDepth, QueueSettings
@@ -65,6 +66,9 @@ class QueueBooks:
         self._before: dict[str, QueueBook | None] = {}
         self._copies: dict[str, tuple[list[int], int, int, QueueSettings, bool]] = {}
         self._load(connection)
+        self._numbers = Counter(connection, "queue_id")
+        # Of a database of before that counter.
+        self._highest_found = max(self._by_id, default=0)
 
     def begin(self) -> None:
         """A new transaction: what the last one did stands."""
@@ -72,6 +76,7 @@ class QueueBooks:
         self._copies.clear()
 
     def rolled_back(self) -> None:
+        self._numbers.rolled_back()
         for name, copy in self._copies.items():
             book = self._by_name.get(name) or self._before.get(name)
             if book is not None:
@@ -104,7 +109,7 @@ class QueueBooks:
         """The queue, made where it is new."""
         book = self.known(name)
         if book is None:
-            book = QueueBook(max(self._by_id, default=0) + 1, name, None)
+            book = QueueBook(self._new_id(connection), name, None)
             connection.execute(self._queries.text("insert_queue"), (book.queue_id, name, None))
             self._before.setdefault(name, None)
             self._put(book)
@@ -124,6 +129,12 @@ class QueueBooks:
 
     def depths(self) -> dict[str, QueueDepth]:
         return {name: book.depth() for name, book in self._by_name.items()}
+
+    def _new_id(self, connection: sqlite3.Connection) -> int:
+        """Never that of a queue that was removed: the ids of its messages are remembered by it for their window."""
+        number = self._numbers.take(connection, 1)
+        behind = self._highest_found - number
+        return number if behind < 0 else self._numbers.take(connection, behind + 1) + behind
 
     def _put(self, book: QueueBook) -> None:
         self._by_name[book.name] = book

@@ -17,9 +17,12 @@ _split = struct.Struct("qq").unpack
 _join = struct.Struct("qq").pack
 
 
-def message_key(queue: str, message_id: str) -> bytes:
-    """128 bits that stand for an id in a queue: ids may be long, and a collision would lose a message."""
-    return blake2b(f"queue\0{queue}\0{message_id}".encode(errors="surrogatepass"), digest_size=16).digest()
+def message_key(queue_id: int, message_id: str) -> bytes:
+    """128 bits that stand for an id in a queue: ids may be long, and a collision would lose a message.
+
+    By the queue's number: one that was removed and comes back under its name knows nothing of its predecessor's.
+    """
+    return blake2b(f"queue\0{queue_id}\0{message_id}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def split_key(key: bytes) -> tuple[int, int]:

@@ -240,4 +240,4 @@ class QueueAdmin(Protocol):
         """
 
     async def remove(self, queue: str) -> None:
-        """Forget the queue with its messages, dead letters and settings."""
+        """Forget the queue with its messages, their ids, dead letters and settings."""
