@@ -135,6 +135,10 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     data_dir = Path(settings.data)
     engine = await open_embedded_engine(data_dir, settings=settings.embedded, clock=clock, metrics=metrics)
     stack.push_async_callback(engine.close)
+    # Workers that were without a hub for a while go on with what they hold, if they come back within a lease.
+    renewed = await engine.queue.renew_found_leases()
+    if renewed:
+        _log.info("queue_leases_renewed", leases=renewed)
     keys = KeyRing(
         engine.key_value,
         settings=settings.auth,

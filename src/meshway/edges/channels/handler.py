@@ -41,8 +41,8 @@ class ChannelsEdge:
     def __init__(self, services: ChannelEdgeServices) -> None:
         self._services = services
         self._meter = ChannelMeter(services.metrics)
-        posts, queues = Posts(services.use_cases), Queues(services.use_cases)
-        requests, feeds = Requests(services.use_cases), Feeds(services.use_cases, self._meter)
+        posts, queues = Posts(services.use_cases), Queues(services.use_cases, services.clock)
+        requests, feeds = Requests(services.use_cases), Feeds(services, self._meter)
         self._operations: Mapping[str, _Operation] = {
             "append_to_stream": posts.append,
             "enqueue_messages": posts.enqueue,

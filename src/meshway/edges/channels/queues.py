@@ -8,6 +8,7 @@ from meshway.edges.channels.call import Call
 from meshway.edges.http.exchange import Exchange
 from meshway.edges.rest.channel_models import LeaseBody, PageQuery, SettleBody
 from meshway.gateway.channel_use_cases import ChannelUseCases
+from meshway.kernel.clock import Clock
 from meshway.kernel.principal import Principal
 from meshway.messaging.deliveries import HeldDelivery
 from meshway.messaging.document import rfc3339
@@ -34,7 +35,8 @@ class _Outcomes(msgspec.Struct):
 class Queues:
     """Long polls answer early, with nothing, when the hub shuts down."""
 
-    def __init__(self, use_cases: ChannelUseCases) -> None:
+    def __init__(self, use_cases: ChannelUseCases, clock: Clock) -> None:
+        self._clock = clock
         self._lease = use_cases.lease_messages
         self._settle = use_cases.settle_deliveries
         self._inspect = use_cases.inspect_queue
@@ -45,9 +47,10 @@ class Queues:
         if wanted.wait_ms and not exchange.is_draining:
             with exchange.until_drain():
                 held = await self._lease.execute(principal, call.name, count=wanted.count, wait_ms=wanted.wait_ms)
-                body = _rendered(held)
+                body = _rendered(held, self._clock.now_ms())
         else:
-            body = _rendered(await self._lease.execute(principal, call.name, count=wanted.count, wait_ms=0))
+            held = await self._lease.execute(principal, call.name, count=wanted.count, wait_ms=0)
+            body = _rendered(held, self._clock.now_ms())
         exchange.respond(200, _JSON, body)
         return 200
 
@@ -65,7 +68,7 @@ class Queues:
         return 200
 
 
-def _rendered(held: Sequence[HeldDelivery]) -> bytes:
+def _rendered(held: Sequence[HeldDelivery], now_ms: int) -> bytes:
     if not held:
         return _NOTHING
     # What is leased together runs out together: the time is written once.
@@ -80,6 +83,7 @@ def _rendered(held: Sequence[HeldDelivery]) -> bytes:
                 delivery_id=each.delivery_id,
                 attempt=each.attempt,
                 lease_until=lease_until,
+                lease_ms=max(each.lease_until_ms - now_ms, 0),
                 message=msgspec.Raw(each.document),
             )
         )
