@@ -124,3 +124,11 @@ def test_a_text_of_the_wrong_form_is_answered_with_the_form():
         decode_body(b'{"id":"Echo!","url":"http://a.test"}', AgentRegistration)
     assert [each.field for each in caught.value.fields] == ["id"]
     assert caught.value.fields[0].message.startswith("must have the form ^[a-z0-9]")
+
+
+def test_the_word_null_is_no_way_to_leave_a_parameter_out():
+    with pytest.raises(InvalidRequest) as caught:
+        decode_query([("name", "null"), ("count", "null")], Whole)
+    assert [(each.field, each.message) for each in caught.value.fields] == [
+        ("count", "has no value; leave the parameter out")
+    ]

@@ -72,9 +72,13 @@ def decode_query(pairs: Iterable[tuple[str, str]], model: type[Model]) -> Model:
             members[name] = given if _takes_many(fields[name]) else given[0]
     for name, member in members.items():
         try:
-            msgspec.convert(member, fields[name].type, strict=False)
+            found = msgspec.convert(member, fields[name].type, strict=False)
         except msgspec.ValidationError as error:
             wrong.append(_field_error(str(error), within=name, expected=fields[name].type))
+        else:
+            if found is None:
+                # The text `null` stands for None there, and a filter that is written must not match everything.
+                wrong.append(FieldError(name, "has no value; leave the parameter out"))
     wrong.extend(
         FieldError(name, "is missing") for name, field in fields.items() if field.required and name not in values
     )
