@@ -6,7 +6,7 @@ from meshway.edges.channels.feed import relay_feed
 from meshway.edges.http.drain import DrainSignal
 from meshway.edges.http.exchange import Exchange, RequestHead
 from meshway.edges.http.flow import WriteFlow
-from meshway.kernel.errors import EngineUnavailable
+from meshway.kernel.errors import EngineUnavailable, Unauthenticated
 
 
 class Wire(asyncio.Transport):
@@ -42,6 +42,7 @@ class Scene:
             pass
 
         self.owner, self.wire, self.batches = Owner(), Wire(), asyncio.Queue()
+        self.is_revoked = False
         head = RequestHead(b"GET", b"/v1/events/e", b"", {}, handler)
         self.exchange = Exchange(self.owner, self.wire, WriteFlow(asyncio.get_running_loop()), head)
 
@@ -52,9 +53,13 @@ class Scene:
         assert len(batch) <= count_max
         return batch
 
+    def still_welcome(self):
+        if self.is_revoked:
+            raise Unauthenticated("This key was revoked.")
+
     async def run(self):
         async with asyncio.timeout(5):
-            await relay_feed(self.exchange, self.take, lambda item: item)
+            await relay_feed(self.exchange, self.take, lambda item: item, still_welcome=self.still_welcome)
 
     @property
     def chunks(self):
@@ -101,3 +106,12 @@ async def test_large_items_are_written_in_pieces_and_never_cut():
     sent = scene.chunks[1:-2]
     assert b"".join(sent) == b"".join([*items, b"z" * 1_000_000])
     assert [len(piece) for piece in sent] == [200_000] * 4 + [100_000, 1_000_000]
+
+
+async def test_what_comes_after_the_key_was_revoked_is_not_shown():
+    scene = Scene()
+    scene.is_revoked = True
+    scene.batches.put_nowait([b"data: secret\n\n"])
+    await scene.run()
+    assert not any(b"secret" in chunk for chunk in scene.chunks)
+    assert any(b"event: error" in chunk and b"unauthenticated" in chunk for chunk in scene.chunks)

@@ -12,9 +12,12 @@ from meshway.edges.http.exchange import Exchange, RequestHead
 from meshway.edges.http.headers import timeout_ms_of
 from meshway.gateway.ports import Credentials
 
-__all__ = ["Call"]
+__all__ = ["Call", "KeyCheck"]
 
 Model = TypeVar("Model", bound=msgspec.Struct)
+
+# What a feed may still show after its key was revoked; the same as on a WebSocket.
+_KEY_CHECK_INTERVAL_MS = 5_000
 
 
 class Call:
@@ -60,3 +63,21 @@ class Call:
             except (msgspec.MsgspecError, RecursionError):
                 pass
         return decode_body(body, model)
+
+
+class KeyCheck:
+    """Whether a key that opened a feed still holds; asked with each batch, looked up now and then."""
+
+    __slots__ = ("_credentials", "_looked_ms", "_services")
+
+    def __init__(self, call: Call, services: ChannelEdgeServices) -> None:
+        self._credentials = call.credentials
+        self._services = services
+        self._looked_ms = services.clock.monotonic_ms()
+
+    def __call__(self) -> None:
+        """Raises: Unauthenticated."""
+        now_ms = self._services.clock.monotonic_ms()
+        if now_ms - self._looked_ms >= _KEY_CHECK_INTERVAL_MS:
+            self._looked_ms = now_ms
+            self._services.authenticate(self._credentials)

@@ -25,9 +25,12 @@ async def relay_feed(
     exchange: Exchange,
     take: Callable[[int], Awaitable[Sequence[Item]]],
     frame_of: Callable[[Item], bytes],
+    *,
+    still_welcome: Callable[[], None],
 ) -> None:
     """Answer with a stream of what `take` gives; the subscription behind it is active already.
 
+    `still_welcome` raises where the reader may not see what was taken, because its key was revoked meanwhile.
     An error after the head becomes an `error` event with its problem document, and ends the stream.
     """
     exchange.start_stream(200, b"text/event-stream", _HEADERS)
@@ -35,7 +38,9 @@ async def relay_feed(
     try:
         with exchange.until_drain() as wait:
             while True:
-                await _write(exchange, [frame_of(item) for item in await take(_ITEMS_MAX)])
+                items = await take(_ITEMS_MAX)
+                still_welcome()
+                await _write(exchange, [frame_of(item) for item in items])
         if wait.ended:
             exchange.send(_FAREWELL)
     except MeshwayError as error:

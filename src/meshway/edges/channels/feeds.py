@@ -2,12 +2,12 @@
 
 import msgspec
 
-from meshway.edges.channels.call import Call
+from meshway.edges.channels.call import Call, KeyCheck
 from meshway.edges.channels.feed import relay_feed
 from meshway.edges.channels.meter import ChannelMeter
+from meshway.edges.channels.ports import ChannelEdgeServices
 from meshway.edges.http.exchange import Exchange
 from meshway.edges.rest.channel_models import EventsQuery, StreamPageQuery, TailQuery
-from meshway.gateway.channel_use_cases import ChannelUseCases
 from meshway.kernel.principal import Principal
 from meshway.messaging.events import MissedEvents
 from meshway.messaging.stream_items import StreamItem, StreamPage
@@ -23,9 +23,10 @@ _encode = msgspec.json.Encoder().encode
 class Feeds:
     """A feed is answered once its subscription is active: what is sent after its head arrives."""
 
-    def __init__(self, use_cases: ChannelUseCases, meter: ChannelMeter) -> None:
-        self._events = use_cases.subscribe_events
-        self._streams = use_cases.read_stream
+    def __init__(self, services: ChannelEdgeServices, meter: ChannelMeter) -> None:
+        self._services = services
+        self._events = services.use_cases.subscribe_events
+        self._streams = services.use_cases.read_stream
         self._meter = meter
 
     async def subscribe(self, exchange: Exchange, call: Call, principal: Principal) -> int:
@@ -33,7 +34,8 @@ class Feeds:
         async with self._events.open(principal, call.name, group=query.group) as events:
             self._meter.open_feeds += 1
             try:
-                await relay_feed(exchange, events.take, _event_frame)
+                welcome = KeyCheck(call, self._services)
+                await relay_feed(exchange, events.take, _event_frame, still_welcome=welcome)
             finally:
                 self._meter.open_feeds -= 1
         return 200
@@ -46,7 +48,8 @@ class Feeds:
         async with tailed as tail:
             self._meter.open_feeds += 1
             try:
-                await relay_feed(exchange, tail.take, _stream_frame)
+                welcome = KeyCheck(call, self._services)
+                await relay_feed(exchange, tail.take, _stream_frame, still_welcome=welcome)
             finally:
                 self._meter.open_feeds -= 1
         return 200
