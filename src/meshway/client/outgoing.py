@@ -124,7 +124,8 @@ def large_content(message: object) -> tuple[bytes, Literal["json", "bytes"]]:
     data = message.data if isinstance(message, NewMessage) else message
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), "bytes"
-    return data_json(data), "json"
+    # To msgspec raw JSON is a kind of bytes, to HTTP clients it is none.
+    return bytes(data_json(data)), "json"
 
 
 def request_body(data: object, **members: object) -> dict[str, object]:

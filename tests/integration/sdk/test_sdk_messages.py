@@ -5,6 +5,7 @@ import threading
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from meshway.client import (
@@ -276,6 +277,14 @@ async def test_data_too_large_for_a_post_is_stored_first(client, megabytes):
     (receipt,) = await client.append("log", content)
     message = (await client.read("log")).items[0]
     assert (receipt.sequence, message.data_ref.size) == (1, len(content))
+    assert (await client.fetch(message)).bytes == content
+
+
+async def test_raw_json_too_large_for_a_post_is_stored_first(client):
+    content = b'"' + b"x" * (9 * 1024 * 1024) + b'"'
+    await client.append("log", msgspec.Raw(content))
+    message = (await client.read("log")).items[0]
+    assert message.data_ref.encoding == "json"
     assert (await client.fetch(message)).bytes == content
 
 
