@@ -145,6 +145,15 @@ async def test_what_is_no_json_is_malformed_and_the_hub_goes_on(hub, body):
     assert (await send(hub, QUEUE, batch(GOOD))).status_code == 202
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br, gzip"])
+async def test_a_packed_body_is_refused_as_such(hub, coding):
+    for path in (QUEUE, STREAM, EVENTS, "/v1/queues/q/lease"):
+        answer = await send(hub, path, batch(GOOD), **{"Content-Encoding": coding})
+        problem(answer, 415, "content_type_unsupported")
+        assert coding in answer.json()["detail"]
+    await assert_nothing_stored(hub)
+
+
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "", "application/x-www-form-urlencoded", "application/cloudevents+avro"]
 )

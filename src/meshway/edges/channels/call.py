@@ -11,6 +11,7 @@ from meshway.edges.http.decoding import check_json_type, decode_body, decode_que
 from meshway.edges.http.exchange import Exchange, RequestHead
 from meshway.edges.http.headers import timeout_ms_of
 from meshway.gateway.ports import Credentials
+from meshway.kernel.errors import ContentTypeUnsupported
 
 __all__ = ["Call", "KeyCheck"]
 
@@ -26,10 +27,14 @@ class Call:
     __slots__ = ("_is_json", "_query", "credentials", "head", "kind", "name", "operation", "timeout_ms", "traceparent")
 
     def __init__(self, place: DataCall, head: RequestHead, services: ChannelEdgeServices) -> None:
-        """Raises: Unauthenticated, InvalidRequest for a header that cannot be read."""
+        """Raises: Unauthenticated, InvalidRequest for a header that cannot be read, ContentTypeUnsupported."""
         self.operation, self.kind, self.name = place
         self.head = head
         headers = head.headers
+        coding = headers.get(b"content-encoding", b"identity").lower()
+        if coding != b"identity":
+            shown = coding.decode("latin-1")[:32]
+            raise ContentTypeUnsupported(f"Bodies are read as they are, not in the coding {shown!r}; send them unpacked.")
         self.credentials: Credentials = services.credentials_of(headers)
         self.timeout_ms = timeout_ms_of(headers)
         # Only who traces pays for it: a message without a trace is a few bytes shorter in every store.
