@@ -1,11 +1,14 @@
 """Posting to queues, leasing from them and settling, one rule a test, over the embedded engine on virtual time."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 
 import msgspec
 import pytest
 
+from meshway.engine.embedded.engine import DATABASE_NAME
 from meshway.engine.ports import QueueAppend, QueueOutcome, Settlement, SettleOutcome, Undecided
 from meshway.kernel.errors import (
     CapacityReached,
@@ -475,3 +478,11 @@ async def test_what_stays_undecided_is_told_apart_from_what_is_known(tmp_path, c
         with pytest.raises(EngineUnavailable) as caught:
             await rig.say("jobs", settlement("x"), *items)
         assert caught.value.extensions == {"outcomes": ["stale", "done", None]}
+
+
+async def test_ids_that_the_hub_makes_cost_no_memory_and_ids_of_callers_are_remembered(tmp_path, clock):
+    async with queue_rig(tmp_path, clock) as rig:
+        await rig.post("jobs", *[message(number) for number in range(20)])
+        await rig.post("jobs", message("mine", id="a"), message("mine too", id="b"))
+    with contextlib.closing(sqlite3.connect(next(tmp_path.rglob(DATABASE_NAME)))) as database:
+        assert database.execute("SELECT count(*) FROM queue_recent").fetchone() == (2,)

@@ -96,26 +96,32 @@ class QueueAppends:
         full: dict[str, QueueFull],
     ) -> QueueOutcome:
         now_ms = group.now_ms
-        key = message_key(book.queue_id, message.message_id)
-        if not self._recent.add(key, now_ms):
+        key = message_key(book.queue_id, message.message_id) if message.is_repeatable else None
+        if key is not None and not self._recent.add(key, now_ms):
             return _KNOWN
         dedupe_id = message.dedupe_id
         if dedupe_id is not None and (book.queue_id, dedupe_id) in group.deduped:
-            self._recent.discard_last()
+            self._forget(key)
             return _KNOWN
         headers = msgspec.json.encode(message.headers) if message.headers else None
         size = len(message.data) + (len(headers) if headers else 0)
         if full or book.is_bounded:
             refused = full.get(book.name) or _reached_limit(book, size)
             if refused is not None:
-                self._recent.discard_last()
+                self._forget(key)
                 return refused
         self._add(connection, group, book, message, (headers, size))
-        group.recent.append((now_ms, *split_key(key)))
+        if key is not None:
+            group.recent.append((now_ms, *split_key(key)))
         if dedupe_id is not None:
             group.deduped.add((book.queue_id, dedupe_id))
             group.dedupe.append((book.queue_id, dedupe_id, now_ms + book.settings.dedupe_window_ms))
         return _KEPT
+
+    def _forget(self, key: bytes | None) -> None:
+        """The id of a message that was not kept after all."""
+        if key is not None:
+            self._recent.discard_last()
 
     def _add(
         self,

@@ -70,6 +70,9 @@ class QueueAppend(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: int | None = None
     dedupe_id: str | None = None
     ordering_key: str | None = None
+    # False: the id was made for this call and nobody knows it yet. Then an adapter that never answers Undecided
+    # need not remember it, which is most of what a waiting message costs in memory.
+    is_repeatable: bool = True
 
 
 class Enqueued(msgspec.Struct, frozen=True, kw_only=True):
