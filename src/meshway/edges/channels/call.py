@@ -34,7 +34,7 @@ class Call:
         coding = headers.get(b"content-encoding", b"identity").lower()
         if coding != b"identity":
             shown = coding.decode("latin-1")[:32]
-            raise ContentTypeUnsupported(f"Bodies are read as they are, not in the coding {shown!r}; send them unpacked.")
+            raise ContentTypeUnsupported(f"Bodies are read as they are, not in the coding {shown!r}; send it unpacked.")
         self.credentials: Credentials = services.credentials_of(headers)
         self.timeout_ms = timeout_ms_of(headers)
         # Only who traces pays for it: a message without a trace is a few bytes shorter in every store.
