@@ -62,7 +62,12 @@ class AppendToStream:
     async def _append(self, name: ChannelName, accepted: Sequence[Accepted]) -> Sequence[LogOutcome]:
         subject = subject_of(ChannelKind.STREAMS, name)
         outcomes = await self._places.log.append(
-            [LogAppend(subject=subject, message_id=each.identity, data=each.document) for each in accepted]
+            [
+                LogAppend(
+                    subject=subject, message_id=each.identity, data=each.document, is_repeatable=each.is_repeatable
+                )
+                for each in accepted
+            ]
         )
         self._retention.note_append(name, sum([len(each.document) for each in accepted]))
         return outcomes

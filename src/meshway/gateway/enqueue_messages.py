@@ -110,7 +110,7 @@ def _append_of(queue: str, accepted: Accepted, message: IncomingMessage, terms: 
         expires_at_ms=terms.expires_at_ms,
         dedupe_id=message.dedupe_id,
         ordering_key=message.ordering_key,
-        is_repeatable=message.id is not None,
+        is_repeatable=accepted.is_repeatable,
     )
 
 

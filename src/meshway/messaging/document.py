@@ -63,11 +63,15 @@ class Payload:
 
 @dataclass(slots=True)
 class Accepted:
-    """One message ready for the engine. `identity` filters repetitions; it is the id but for CloudEvents."""
+    """One message ready for the engine. `identity` filters repetitions; it is the id but for CloudEvents.
+
+    `is_repeatable` False: the hub made the id, so nobody can have sent the message before.
+    """
 
     id: str
     identity: str
     document: bytes
+    is_repeatable: bool
 
 
 class DocumentWriter:
@@ -92,7 +96,7 @@ class DocumentWriter:
         document = b'{"id":%b%b%b,"content_type":%b,"attributes":%b%b' % (
             _encode(message_id), self._head, payload.member, payload.content_type, attributes, self._tail,
         )  # fmt: skip
-        return Accepted(message_id, identity, document)
+        return Accepted(message_id, identity, document, message.id is not None)
 
 
 def payload_of(message: IncomingMessage, *, inline_bytes_max: int, field: str) -> Payload:

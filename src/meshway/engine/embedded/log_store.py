@@ -112,8 +112,12 @@ class LogStore:
         if self._indexed_to < 0:
             self._load_unindexed(connection)
         self._know_subjects(connection, {entry.subject for call in calls for entry in call.entries})
-        digests = [digest_of("log", entry.subject, entry.message_id) for call in calls for entry in call.entries]
-        known = self._recent.find(connection, digests, now_ms)
+        digests = [
+            digest_of("log", entry.subject, entry.message_id) if entry.is_repeatable else None
+            for call in calls
+            for entry in call.entries
+        ]
+        known = self._recent.find(connection, [digest for digest in digests if digest is not None], now_ms)
         # One number for each, whether or not it is needed: positions may have gaps.
         position = self._positions.take(connection, len(digests)) - 1
         rows: list[EntryRow] = []
@@ -125,7 +129,8 @@ class LogStore:
             for entry in call.entries:
                 digest = next(next_digest)
                 subject = self._subjects[entry.subject]
-                refused = self._refuse(connection, entry, subject, known.get(digest), rows)
+                repeated = known.get(digest) if digest is not None else None
+                refused = self._refuse(connection, entry, subject, repeated, rows)
                 if refused is not None:
                     outcomes.append(refused)
                     continue
@@ -135,14 +140,16 @@ class LogStore:
                 headers = msgspec.json.encode(entry.headers) if entry.headers else None
                 rows.append((position, subject.subject_id, sequence, now_ms, entry.message_id, headers, entry.data))
                 subjects.append(entry.subject)
-                known[digest] = (sequence, position)
-                remembered.append((*digest, now_ms, sequence, position))
+                if digest is not None:
+                    known[digest] = (sequence, position)
+                    remembered.append((*digest, now_ms, sequence, position))
                 outcomes.append(Appended(sequence=sequence, position=position, duplicate=False))
             call.outcomes = outcomes
         if not rows:
             return None
         insert_rows(connection, self._queries["insert_entries"], rows)
-        self._recent.remember(connection, remembered, now_ms)
+        if remembered:
+            self._recent.remember(connection, remembered, now_ms)
         for row in rows:
             self._unindexed_ends[row[1]] = (row[2], row[4])
         self._unindexed += len(rows)

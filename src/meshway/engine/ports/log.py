@@ -40,6 +40,8 @@ class LogAppend(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     expected_last: int | None = None
     durability: Durability = Durability.SYNCED
+    # False: the id was made for this call and nobody knows it yet; see QueueAppend.
+    is_repeatable: bool = True
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
