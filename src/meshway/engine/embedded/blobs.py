@@ -21,7 +21,6 @@ from meshway.engine.embedded.arguments import refused
 from meshway.engine.embedded.blob_store import BlobForget, BlobPut, BlobStore
 from meshway.engine.embedded.database import sync_directory
 from meshway.engine.embedded.kv_store import whole_seconds
-from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
@@ -73,7 +72,7 @@ class EmbeddedBlobs:
                 await self._in_thread(file.close)
             async with self._naming:
                 await self._in_thread(lambda: self._rename(partial, ref.sha256))
-                call = BlobPut(self._store, new_finished())
+                call = BlobPut(self._store, self._writer.new_finished())
                 call.ref = ref
                 call.expires_at_ms = None if ttl_ms is None else self._clock.now_ms() + whole_seconds(ttl_ms)
                 self._writer.submit(call)
@@ -159,7 +158,7 @@ class EmbeddedBlobs:
 
     async def _forget(self, sha256: Sequence[str], *, only_expired: bool) -> None:
         async with self._naming:
-            call = BlobForget(self._store, new_finished())
+            call = BlobForget(self._store, self._writer.new_finished())
             call.sha256 = sha256
             call.only_expired = only_expired
             self._writer.submit(call)

@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from meshway.engine.embedded.arguments import check_between
 from meshway.engine.embedded.kv_store import KvCall, KvChange, KvStore, KvSweep
 from meshway.engine.embedded.kv_watch import Watches
-from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.names import check_name, check_prefix
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.readers import Readers
@@ -67,7 +66,7 @@ class EmbeddedKeyValue:
             check_name(write.key, "key")
             weight += 512 if not hasattr(write, "value") else 512 + len(write.value)
             lazy = lazy and write.durability is Durability.LAZY
-        call = KvCall(self._store, new_finished(), lazy=lazy, weight=weight)
+        call = KvCall(self._store, self._writer.new_finished(), lazy=lazy, weight=weight)
         call.writes = writes
         self._writer.submit(call)
         await call.finished
@@ -90,7 +89,7 @@ class EmbeddedKeyValue:
         query = self._queries.text("expired")
         more = await self._readers.run(lambda connection: connection.execute(query, (now_ms, 1)).fetchone() is not None)
         while more:
-            call = KvSweep(self._store, new_finished(), lazy=True)
+            call = KvSweep(self._store, self._writer.new_finished(), lazy=True)
             self._writer.submit(call)
             await call.finished
             more = call.more

@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from meshway.engine.embedded.deadlines import Deadlines
-from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.queue_calls import LeaseCall, ReleaseCall
 from meshway.engine.embedded.writer import Store, Writer
 from meshway.engine.ports import Lease
@@ -48,7 +47,7 @@ class Leasing:
             self._writer.check_writable()
             if wait_ms <= 0:
                 return ()
-        call = _WaitingCall(self._the_store(), new_finished())
+        call = _WaitingCall(self._the_store(), self._writer.new_finished())
         call.queue = queue
         call.count = count
         call.leases = ()
@@ -142,7 +141,7 @@ class Leasing:
     def _release(self, call: _WaitingCall) -> None:
         if not call.leases:
             return
-        release = ReleaseCall(self._the_store(), new_finished())
+        release = ReleaseCall(self._the_store(), self._writer.new_finished())
         release.delivery_ids = [lease.delivery_id for lease in call.leases]
         call.leases = ()
         # Nobody awaits it: if it fails, the leases run out by themselves.

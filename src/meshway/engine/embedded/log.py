@@ -7,7 +7,6 @@ from meshway.engine.embedded.arguments import check_between, refused
 from meshway.engine.embedded.log_search import bounds_of, list_subjects, read_subject, start_cursor, trim_target
 from meshway.engine.embedded.log_store import LogCall, LogStore, TrimCall
 from meshway.engine.embedded.log_tail import Tails
-from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.names import check_name, check_pattern, is_literal
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.readers import Readers
@@ -51,7 +50,7 @@ class EmbeddedLog:
             check_name(entry.subject, "subject")
             weight += _ENTRY_OVERHEAD_BYTES + len(entry.data)
             lazy = lazy and entry.durability is Durability.LAZY
-        call = LogCall(self._store, new_finished(), lazy=lazy, weight=weight)
+        call = LogCall(self._store, self._writer.new_finished(), lazy=lazy, weight=weight)
         call.entries = entries
         self._writer.submit(call)
         await call.finished
@@ -116,7 +115,7 @@ class EmbeddedLog:
         return dropped
 
     async def _drop(self, subject: str, last_sequence: int) -> TrimCall:
-        call = TrimCall(self._store, new_finished())
+        call = TrimCall(self._store, self._writer.new_finished())
         call.subject = subject
         call.last_sequence = last_sequence
         self._writer.submit(call)

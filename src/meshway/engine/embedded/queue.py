@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from meshway.engine.embedded.arguments import check_between, refused
 from meshway.engine.embedded.leasing import Leasing
-from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.names import check_name
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.queue_calls import AppendCall, DueCall, QueueSweep, RenewCall, SettleCall
@@ -81,7 +80,7 @@ class EmbeddedQueue:
             if message.queue not in self._depths:
                 check_name(message.queue, "queue")
             weight += _MESSAGE_OVERHEAD_BYTES + len(message.data)
-        call = AppendCall(self.store, new_finished(), weight=weight)
+        call = AppendCall(self.store, self._writer.new_finished(), weight=weight)
         call.messages = messages
         self._writer.submit(call)
         self._expect(messages)
@@ -96,7 +95,7 @@ class EmbeddedQueue:
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettleOutcome]:
         if not settlements:
             return []
-        call = SettleCall(self.store, new_finished(), weight=_MESSAGE_OVERHEAD_BYTES * len(settlements))
+        call = SettleCall(self.store, self._writer.new_finished(), weight=_MESSAGE_OVERHEAD_BYTES * len(settlements))
         call.settlements = settlements
         self._writer.submit(call)
         await call.finished
@@ -117,7 +116,7 @@ class EmbeddedQueue:
             self._due_changed.clear()
             await self._due_changed.wait()
         if self._next_due_ms is not None and self._next_due_ms <= self._clock.now_ms():
-            call = DueCall(self.store, new_finished(), lazy=True)
+            call = DueCall(self.store, self._writer.new_finished(), lazy=True)
             self._writer.submit(call)
             await call.finished
 
@@ -129,7 +128,7 @@ class EmbeddedQueue:
             lambda connection: bool(connection.execute(query, (now_ms, now_ms - self._window_ms)).fetchone()[0])
         )
         while more:
-            call = QueueSweep(self.store, new_finished(), lazy=True)
+            call = QueueSweep(self.store, self._writer.new_finished(), lazy=True)
             self._writer.submit(call)
             await call.finished
             more = call.more
@@ -139,7 +138,7 @@ class EmbeddedQueue:
 
         For a hub that has just started: called at once after opening, it comes before the first look at due times.
         """
-        call = RenewCall(self.store, new_finished())
+        call = RenewCall(self.store, self._writer.new_finished())
         self._writer.submit(call)
         await call.finished
         return call.renewed

@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Sequence
 
 from meshway.engine.embedded.arguments import check_between, refused
-from meshway.engine.embedded.loops import new_finished
 from meshway.engine.embedded.names import check_name
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.queue import EmbeddedQueue
@@ -37,7 +36,7 @@ class EmbeddedQueueAdmin:
     async def configure(self, queue: str, settings: QueueSettings) -> None:
         check_name(queue, "queue")
         _check_settings(settings)
-        call = ConfigureCall(self._queue.store, new_finished())
+        call = ConfigureCall(self._queue.store, self._writer.new_finished())
         call.queue = queue
         call.settings = settings
         await self._done(call)
@@ -60,7 +59,7 @@ class EmbeddedQueueAdmin:
         up_to: int | None = None
         more = True
         while more:
-            call = PurgeCall(self._queue.store, new_finished())
+            call = PurgeCall(self._queue.store, self._writer.new_finished())
             call.queue = queue
             call.up_to = up_to
             await self._done(call)
@@ -78,7 +77,7 @@ class EmbeddedQueueAdmin:
         check_name(queue, "queue")
         if not message_ids:
             return []
-        call = RedriveCall(self._queue.store, new_finished())
+        call = RedriveCall(self._queue.store, self._writer.new_finished())
         call.queue = queue
         call.message_ids = message_ids
         await self._done(call)
@@ -88,7 +87,7 @@ class EmbeddedQueueAdmin:
         more = True
         while more:
             await self.purge(queue)
-            call = RemoveCall(self._queue.store, new_finished())
+            call = RemoveCall(self._queue.store, self._writer.new_finished())
             call.queue = queue
             await self._done(call)
             more = call.more

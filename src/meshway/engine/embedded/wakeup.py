@@ -2,8 +2,6 @@
 
 import asyncio
 
-from meshway.engine.embedded.loops import new_finished
-
 __all__ = ["Wakeup"]
 
 
@@ -27,5 +25,5 @@ class Wakeup:
         """Until the next `set`. Whoever calls this has found its buffer empty since it last gave way to the loop."""
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("one reader at a time: another call already waits on this subscription")
-        self._waiter = new_finished()
+        self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter

@@ -143,6 +143,13 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
+    def new_finished(self) -> "asyncio.Future[None]":
+        """For a call: what its answer completes. From the loop that is known: asking for the running one is a system
+        call on Python 3.11 (getpid), and every message would make it."""
+        if self._loop is None:
+            raise RuntimeError("start() comes first")
+        return self._loop.create_future()
+
     def submit(self, call: WriteCall) -> None:
         """Hand a call over; its `finished` is done later. Raises: EngineUnavailable, TooManyInFlight."""
         if self._failure is not None or self._closing:
