@@ -7,7 +7,7 @@ import msgspec
 
 from meshway.engine.ports import LogBounds, LogTrim, Queue, QueueAdmin
 from meshway.gateway.channel_places import ChannelPlaces, channel_missing
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import Conflict, FieldError, InvalidRequest
 from meshway.kernel.pages import LIMIT_MAX, Page, decode_cursor, encode_cursor
 from meshway.kernel.principal import Principal
 from meshway.messaging.channel import Channel, ChannelSettings, QueueChannelSettings, StreamSettings, defaults_of
@@ -55,7 +55,7 @@ class ManageChannels:
         """Replace all settings, in force when this returns; True: the channel is new, and the caller owns it.
 
         Raises: Forbidden (another key made it), InvalidRequest naming `channel` or the setting, CapacityReached,
-        Conflict, StorageFull, EngineUnavailable.
+        Conflict (also: `ordered` changes while there are messages), StorageFull, EngineUnavailable.
         """
         admission = self._places.admission
         admission.admit_channel(principal)
@@ -64,9 +64,27 @@ class ManageChannels:
         known = self._places.channels.find(kind, checked)
         if known is not None:
             admission.admit_channel_owner(principal, known)
+            await self._check_order(known, settings)
         return await self._places.channels.put(
             kind, checked, settings, principal.id, admit=lambda stored: admission.admit_channel_owner(principal, stored)
         )
+
+    async def _check_order(self, known: Channel, settings: ChannelSettings) -> None:
+        """Whether a queue is ordered changes only while it is empty: messages that are out already have no order, and
+        putting a million waiting ones into order would hold up everybody else."""
+        before = known.settings
+        if not isinstance(before, QueueChannelSettings) or not isinstance(settings, QueueChannelSettings):
+            return
+        if before.ordered == settings.ordered:
+            return
+        (depth,) = await self._queue.depth([known.name])
+        count = depth.waiting + depth.held + depth.delayed
+        if count:
+            raise Conflict(
+                f"Queue {known.name!r} has {count} messages; `ordered` changes only while it has none. Let the workers "
+                "finish, purge it, or use another queue.",
+                fields=[FieldError("ordered", "changes only while the queue is empty")],
+            )
 
     async def info(self, principal: Principal, kind: ChannelKind, name: str) -> ChannelInfo:
         """Raises: Forbidden, InvalidRequest naming `channel`, ChannelNotFound, EngineUnavailable."""

@@ -4,7 +4,7 @@ import pytest
 from stream_verbs import ADMIN, ANN, BOB, a_message, stream_hub
 
 from meshway.engine.ports import QueueAppend, ToDeadLetters
-from meshway.kernel.errors import ChannelNotFound, EngineUnavailable, Forbidden, InvalidRequest
+from meshway.kernel.errors import ChannelNotFound, Conflict, EngineUnavailable, Forbidden, InvalidRequest
 from meshway.kernel.ids import PrincipalId
 from meshway.kernel.principal import Principal
 from meshway.messaging.channel import (
@@ -235,3 +235,16 @@ async def test_deleting_one_kind_leaves_the_others_of_that_name(hub):
     await hub.channels.remove(ANN, QUEUES, "x", confirm="x")
     assert (await hub.page("x"))[0] == [(1, 1)]
     await hub.append.execute(ANN, "x", [a_message(2)])
+
+
+async def test_whether_a_queue_is_ordered_changes_only_while_it_is_empty(hub):
+    await hub.channels.put(ANN, QUEUES, "q", QueueChannelSettings())
+    await enqueue(hub, "q", "one")
+    with pytest.raises(Conflict) as caught:
+        await hub.channels.put(ANN, QUEUES, "q", QueueChannelSettings(ordered=True))
+    assert caught.value.fields[0].field == "ordered"
+    assert hub.book.settings_of(QUEUES, ChannelName("q")) == QueueChannelSettings()
+    await hub.channels.put(ANN, QUEUES, "q", QueueChannelSettings(lease_ms=5_000))
+    await hub.engine.queue_admin.purge("q")
+    channel, _ = await hub.channels.put(ANN, QUEUES, "q", QueueChannelSettings(ordered=True))
+    assert channel.settings == QueueChannelSettings(ordered=True)

@@ -64,7 +64,7 @@ def _administration(kind: ChannelKind) -> tuple[Operation, ...]:
             body=type(defaults_of(kind)),
             is_body_required=False,
             answers=Answers({200: models.ChannelView, 201: models.ChannelView}, headers=_LOCATION),
-            problems=("capacity_reached",),
+            problems=("capacity_reached", "conflict"),
         ),
         Operation(
             method="DELETE",
