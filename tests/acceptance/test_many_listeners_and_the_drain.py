@@ -126,7 +126,7 @@ async def send_until_refused(hub: HubProcess, accepted: list[int]) -> None:
 USERS_TEST = """
 import asyncio
 import pytest
-from meshway.testing.local_hub import local_hub
+from meshway.testing import local_hub
 
 
 async def test_an_order_is_shipped():

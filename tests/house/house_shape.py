@@ -84,7 +84,11 @@ def init_files_only_export(source: Source) -> Iterator[Finding]:
         is_dunder = isinstance(statement, ast.Assign) and all(
             isinstance(target, ast.Name) and target.id in {"__all__", "__version__"} for target in statement.targets
         )
-        if not (is_docstring or is_dunder or isinstance(statement, ast.Import | ast.ImportFrom)):
+        # An export that is loaded when it is asked for (PEP 562) is one too.
+        is_lazy = isinstance(statement, ast.FunctionDef) and statement.name == "__getattr__"
+        is_typing = isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
+        is_import = isinstance(statement, ast.Import | ast.ImportFrom)
+        if not (is_docstring or is_dunder or is_import or is_lazy or is_typing):
             yield source.finding(statement, "an __init__.py only exports; move this into a module with a name")
 
 

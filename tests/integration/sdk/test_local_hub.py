@@ -1,4 +1,4 @@
-"""`meshway.testing.local_hub`: what users run their own tests against."""
+"""`meshway.testing.local_hub()`: what users run their own tests against."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import pytest
 
 from meshway.client import HubError
 from meshway.settings.problems import SettingsError
-from meshway.testing.local_hub import local_hub
+from meshway.testing import local_hub
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def test_settings_are_given_by_their_names_and_wrong_ones_are_named():
 
 PROGRAM = """
 import asyncio, logging, signal
-from meshway.testing.local_hub import local_hub
+from meshway.testing import local_hub
 
 async def main():
     logging.basicConfig(level=logging.INFO, format="%(message)s")

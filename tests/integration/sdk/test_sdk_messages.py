@@ -18,7 +18,7 @@ from meshway.client import (
     Retry,
     SettlementItem,
 )
-from meshway.testing.local_hub import local_hub
+from meshway.testing import local_hub
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A whole hub inside a program's own event loop: for tests of agents, workers and clients.
 
-    from meshway.testing.local_hub import local_hub
+    from meshway.testing import local_hub
 
     async def test_an_order_is_shipped():
         async with local_hub() as hub, hub.client() as client:
