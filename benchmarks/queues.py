@@ -23,7 +23,7 @@ from benchmarks.queue_load import BODY_BYTES
 from benchmarks.table import Row
 from benchmarks.wrk import run_wrk_post
 
-__all__ = ["NAME", "run"]
+__all__ = ["NAME", "Bench", "run"]
 
 NAME = "queues"
 _IN_FLIGHT = 128
@@ -42,12 +42,12 @@ def run(quick: bool) -> list[Row]:  # noqa: FBT001 (every benchmark has this one
         return [{"table": "queues", "note": note} for note in missing]
     folder = Path(tempfile.mkdtemp(prefix="meshway-bench-"))
     try:
-        return [*_rows(_Bench(folder, _SECONDS_QUICK if quick else _SECONDS)), *_at_scale(folder, quick)]
+        return [*_rows(Bench(folder, _SECONDS_QUICK if quick else _SECONDS)), *_at_scale(folder, quick)]
     finally:
         shutil.rmtree(folder)
 
 
-class _Bench:
+class Bench:
     """Starts a fresh broker for each scenario and runs the load beside it."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
@@ -104,7 +104,7 @@ class _Bench:
             yield hub
 
 
-def _rows(bench: _Bench) -> Iterator[Row]:
+def _rows(bench: Bench) -> Iterator[Row]:
     for peer, version in (("redis-server", redis_version()), ("nats-server", nats_version())):
         yield {"table": "brokers", "note": f"{peer} {version or 'is not installed: its rows are missing'}"}
     everybody = ["hub", *bench.peers]

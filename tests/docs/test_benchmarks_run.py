@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks import relay
+from benchmarks import queues, relay
 from benchmarks.table import render
 
 
@@ -48,7 +48,17 @@ def test_tables_are_aligned_and_notes_stand_below():
     ]
 
 
-@pytest.mark.parametrize("module", ["benchmarks.relay", "benchmarks.engine"])
+def test_the_load_of_the_queue_benchmark_settles_every_message_it_sends(tmp_path):
+    bench = queues.Bench(tmp_path, seconds=0.5)
+    cycle = bench.measure("hub", "cycle", in_flight=8)
+    assert cycle["per_s"] > 0
+    latency = bench.measure("hub", "latency", messages=3)
+    assert 0 < latency["p50_ms"] < 5_000
+    asked = bench.measure("hub", "commands", in_flight=2)
+    assert asked["per_s"] > 0
+
+
+@pytest.mark.parametrize("module", ["benchmarks.relay", "benchmarks.engine", "benchmarks.queues"])
 def test_every_benchmark_has_the_form_the_runner_expects(module):
     benchmark = importlib.import_module(module)
     assert module == f"benchmarks.{benchmark.NAME}"
