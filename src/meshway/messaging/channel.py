@@ -72,6 +72,8 @@ class QueueChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             messages_max=self.max_messages,
             bytes_max=self.max_bytes,
             retention_ms=self.retention_ms,
+            attempts_max=self.attempts_max,
+            dead_letters=self.dead_letter,
         )
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from meshway.engine.embedded.engine import DATABASE_NAME
-from meshway.engine.ports import QueueAppend, QueueOutcome, Settlement, SettleOutcome, Undecided
+from meshway.engine.ports import QueueAppend, QueueOutcome, QueueSettings, Settlement, SettleOutcome, Undecided
 from meshway.kernel.errors import (
     CapacityReached,
     ChannelFull,
@@ -308,6 +308,8 @@ class FailsToSettle:
 async def test_live_messages_go_out_though_the_used_up_ones_cannot_be_buried(tmp_path, clock):
     async with queue_rig(tmp_path, clock, wrap=FailsToSettle) as rig:
         await rig.put("jobs", RULES)
+        # An engine may leave it to the hub to notice which attempt was the last.
+        await rig.engine.queue_admin.configure("jobs", QueueSettings(lease_ms=LEASE_MS))
         await rig.post("jobs", message(1))
         for _attempt in range(2):
             await rig.take("jobs")
@@ -486,3 +488,19 @@ async def test_ids_that_the_hub_makes_cost_no_memory_and_ids_of_callers_are_reme
         await rig.post("jobs", message("mine", id="a"), message("mine too", id="b"))
     with contextlib.closing(sqlite3.connect(next(tmp_path.rglob(DATABASE_NAME)))) as database:
         assert database.execute("SELECT count(*) FROM queue_recent").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_message_whose_last_lease_ran_out_is_a_dead_letter_without_anybody_asking(tmp_path, clock, keeps):
+    async with queue_rig(tmp_path, clock) as rig:
+        await rig.put("jobs", msgspec.structs.replace(RULES, dead_letter=keeps))
+        await rig.post("jobs", message("lost", id="m"), message("later", delay_ms=3_600_000))
+        for _attempt in range(2):
+            assert await taken(rig) == ["lost"]
+            clock.advance(LEASE_MS)
+        await rig.engine.queue.wake_due()
+        dead = (await rig.inspect.dead_letters(CALLER, "jobs", cursor=None, limit=10)).items
+        assert [(each.id, each.reason) for each in dead] == (
+            [("m", "attempt 2 of 2 was not settled: its lease ran out")] if keeps else []
+        )
+        assert [each.outcome for letter in dead for each in letter.attempts] == (["expired"] * 2 if keeps else [])

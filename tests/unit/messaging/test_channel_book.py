@@ -228,7 +228,7 @@ async def test_a_removed_queue_is_not_made_again_by_a_configuration_under_way(st
         gate.set()
     assert await store.stored("chan.queues.jobs") is None
     assert book.find(QUEUES, JOBS) is None
-    assert store.queues.kept["jobs"] == QueueSettings()
+    assert store.queues.kept["jobs"] == QueueChannelSettings().engine_settings()
 
 
 async def test_writes_whose_outcome_is_unknown_are_repeated(store):

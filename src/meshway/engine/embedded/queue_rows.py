@@ -12,6 +12,7 @@ from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.queue_books import QueueBook, QueueBooks
 from meshway.engine.embedded.queue_life import MessageEnd, MessageState, check_move, first_state
 from meshway.engine.ports import AttemptRecord, Priority, QueuedMessage
+from meshway.kernel.retry import RetryPolicy, is_exhausted
 
 __all__ = ["MessageColumns", "QueueRows", "StateRow", "add_attempt", "decode_history", "queued_message"]
 
@@ -83,14 +84,29 @@ class QueueRows:
             connection.execute(self._queries.text("wake_rows"), (rows,))
         for row in due:
             if row.state == MessageState.LEASED:
-                # Nobody said anything: the lease's own end is when the attempt ended.
-                history = add_attempt(row, row.visible_at_ms or now_ms, "expired", "the lease ran out")
-                self.move(connection, row, MessageState.WAITING, None, history)
+                self._end_lease(connection, row, now_ms)
             else:
                 book = self._books.by_id(row.queue_id)
                 book.move(row.state, MessageState.WAITING)
                 self.is_ready(book)
         self.read_next_due(connection)
+
+    def _end_lease(self, connection: sqlite3.Connection, row: StateRow, now_ms: int) -> None:
+        """Nobody said anything: the lease's own end is when the attempt ended. Due again, but for the last one."""
+        book = self._books.by_id(row.queue_id)
+        settings = book.settings
+        history = add_attempt(row, row.visible_at_ms or now_ms, "expired", "the lease ran out")
+        ending = None
+        if settings.attempts_max is not None:
+            ending = is_exhausted(RetryPolicy(settings.attempts_max, 0, 0), row.attempt + 1)
+        if ending is None:
+            self.move(connection, row, MessageState.WAITING, None, history)
+        elif settings.dead_letters:
+            connection.execute(self._queries.text("bury"), (now_ms, ending.reason, history, row.row))
+            book.dead += 1
+            self.end(connection, [row], MessageEnd.DEAD, now_ms)
+        else:
+            self.end(connection, [row], MessageEnd.DONE, now_ms)
 
     def read(self, connection: sqlite3.Connection, query: str, values: tuple[int | str, ...]) -> Sequence[StateRow]:
         return [StateRow(*row) for row in connection.execute(self._queries.text(query), values)]

@@ -52,6 +52,11 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     bytes_max: int | None = None
     # Waiting messages older than this are dropped; None keeps them.
     retention_ms: int | None = None
+    # A message whose lease runs out in this attempt becomes a dead letter, at the latest when somebody next leases from
+    # the queue; an adapter may leave that to the caller, who looks at `Lease.attempt` anyway. None is no maximum.
+    attempts_max: int | None = None
+    # False drops such a message instead.
+    dead_letters: bool = True
 
 
 class QueueAppend(msgspec.Struct, frozen=True, kw_only=True):

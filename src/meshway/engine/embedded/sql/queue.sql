@@ -115,7 +115,8 @@ WHERE expires_at_ms IS NOT NULL AND expires_at_ms <= ? AND state <> 2 ORDER BY e
 -- name: is_sweep_due
 -- Purpose: whether a sweep (now, end of the window of message ids) would find anything.
 -- Index: queue_states_by_expiry; queue_dedupe_by_expiry; the first row of queue_recent.
-SELECT EXISTS (SELECT 1 FROM queue_states WHERE expires_at_ms IS NOT NULL AND expires_at_ms <= ?1 AND state <> 2)
+SELECT EXISTS (SELECT 1 FROM queue_states
+    WHERE expires_at_ms IS NOT NULL AND expires_at_ms <= ?1 AND (state <> 2 OR visible_at_ms <= ?1))
     OR EXISTS (SELECT 1 FROM queue_dedupe WHERE expires_at_ms <= ?1)
     OR coalesce((SELECT at_ms FROM queue_recent ORDER BY recent_id LIMIT 1) <= ?2, 0);
 
