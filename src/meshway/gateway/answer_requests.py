@@ -12,7 +12,7 @@ from meshway.gateway.admission import Admission
 from meshway.gateway.queue_places import check_between
 from meshway.gateway.reply_tickets import ReplyTicket, ReplyTickets
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import FieldError, InvalidRequest, PayloadTooLarge
+from meshway.kernel.errors import FieldError, PayloadTooLarge, wrong_field
 from meshway.kernel.principal import Principal
 from meshway.messaging.activity import Activity
 from meshway.messaging.names import (
@@ -134,7 +134,7 @@ class AnswerRequests:
             check_request_kind(kind)
         ticket = self._tickets.read(kind, answer.request_id)
         if channel is not None and not pattern_covers(parse_channel_pattern(channel), ticket.channel):
-            raise _wrong("request_id", f"belongs to channel {ticket.channel!r}; answer there")
+            raise wrong_field("request_id", f"belongs to channel {ticket.channel!r}; answer there")
         self._check(answer)
         if self._clock.now_ms() > ticket.deadline_ms + _CLOCKS_APART_MS:
             return "stale"
@@ -147,11 +147,13 @@ class AnswerRequests:
     def _check(self, answer: ReplyIn) -> None:
         if answer.executed:
             if answer.error is not None:
-                raise _wrong("error", "says why a request was not executed; send executed false with it, or leave it")
+                raise wrong_field(
+                    "error", "says why a request was not executed; send executed false with it, or leave it"
+                )
         elif answer.data is not msgspec.UNSET:
-            raise _wrong("data", "goes with executed true; what was not executed has an error instead")
+            raise wrong_field("data", "goes with executed true; what was not executed has an error instead")
         elif not answer.error or len(answer.error) > REPLY_REASON_CHARACTERS_MAX:
-            raise _wrong(
+            raise wrong_field(
                 "error", f"must say in 1 to {REPLY_REASON_CHARACTERS_MAX:,} characters why it was not executed"
             )
         size = 0 if answer.data is msgspec.UNSET else len(answer.data)
@@ -178,8 +180,4 @@ class AnswerRequests:
 def check_request_kind(kind: ChannelKind) -> None:
     """Only commands and queries have replies. Raises: InvalidRequest naming `kind`."""
     if kind not in (ChannelKind.COMMANDS, ChannelKind.QUERIES):
-        raise _wrong("kind", "must be commands or queries")
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+        raise wrong_field("kind", "must be commands or queries")

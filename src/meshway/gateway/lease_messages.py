@@ -64,11 +64,10 @@ class LeaseMessages:
         self, queue: str, leases: Sequence[Lease], settings: QueueChannelSettings
     ) -> Sequence[Lease]:
         """Those that may be handed out; the others go to the dead letters, or away where the queue keeps none."""
-        policy = settings.retry_policy()
         endings = []
         live = []
         for lease in leases:
-            ending = is_exhausted(policy, lease.attempt)
+            ending = is_exhausted(settings.attempts_max, lease.attempt)
             if ending is None:
                 live.append(lease)
             else:

@@ -7,7 +7,7 @@ import msgspec
 
 from meshway.engine.ports import LogBounds, LogTrim, Queue, QueueAdmin
 from meshway.gateway.channel_places import ChannelPlaces, channel_missing
-from meshway.kernel.errors import Conflict, FieldError, InvalidRequest
+from meshway.kernel.errors import Conflict, FieldError, wrong_field
 from meshway.kernel.pages import LIMIT_MAX, Page, decode_cursor, encode_cursor
 from meshway.kernel.principal import Principal
 from meshway.messaging.channel import Channel, ChannelSettings, QueueChannelSettings, StreamSettings, defaults_of
@@ -107,7 +107,7 @@ class ManageChannels:
         """
         self._places.admission.admit_channel(principal)
         if not 1 <= limit <= LIMIT_MAX:
-            raise _wrong("limit", f"use 1 to {LIMIT_MAX}")
+            raise wrong_field("limit", f"use 1 to {LIMIT_MAX}")
         after = None if cursor is None else decode_cursor(cursor)
         found = self._named(kind, after, limit + 1, prefix or "")
         page = found[:limit]
@@ -128,7 +128,9 @@ class ManageChannels:
         channel = self._present(kind, parse_channel_name(name))
         admission.admit_channel_owner(principal, channel)
         if confirm != channel.name:
-            raise _wrong("confirm", f"repeat the name of the channel, confirm={channel.name}, to delete all it holds")
+            raise wrong_field(
+                "confirm", f"repeat the name of the channel, confirm={channel.name}, to delete all it holds"
+            )
         match kind:
             case ChannelKind.STREAMS:
                 await self._empty_stream(channel.name)
@@ -195,17 +197,15 @@ def _unstored(kind: ChannelKind, name: ChannelName) -> Channel:
 def _check_settings(kind: ChannelKind, settings: ChannelSettings) -> None:
     """What no single field shows. Raises: InvalidRequest naming the setting."""
     if type(settings) is not type(defaults_of(kind)):
-        raise _wrong("settings", f"these are not the settings of {kind.value}")
+        raise wrong_field("settings", f"these are not the settings of {kind.value}")
     match settings:
         case StreamSettings(when_full="refuse", max_messages=None):
-            raise _wrong("max_messages", "when_full=refuse needs it: it is the limit beyond which posts are refused")
+            raise wrong_field(
+                "max_messages", "when_full=refuse needs it: it is the limit beyond which posts are refused"
+            )
         case StreamSettings(when_full="refuse", max_bytes=int()):
-            raise _wrong(
+            raise wrong_field(
                 "max_bytes", "drops the oldest messages, and when_full=refuse drops none; leave one of them out"
             )
         case QueueChannelSettings() if settings.backoff_max_ms < settings.backoff_initial_ms:
-            raise _wrong("backoff_max_ms", "must not be below backoff_initial_ms")
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+            raise wrong_field("backoff_max_ms", "must not be below backoff_initial_ms")

@@ -15,7 +15,7 @@ from meshway.engine.ports import (
     SubscriptionLost,
 )
 from meshway.gateway.channel_places import ChannelPlaces
-from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest
+from meshway.kernel.errors import EngineUnavailable, wrong_field
 from meshway.kernel.pages import LIMIT_MAX
 from meshway.kernel.principal import Principal
 from meshway.messaging.names import (
@@ -149,7 +149,7 @@ class ReadStream:
         if reader is not None:
             parse_reader_name(reader)
             if many:
-                raise _wrong("reader", "a reader belongs to one stream; name it instead of a pattern")
+                raise wrong_field("reader", "a reader belongs to one stream; name it instead of a pattern")
         if cursor is not None:
             begin = start_after_cursor(cursor, is_pattern=many)
             reader = None
@@ -186,7 +186,7 @@ class ReadStream:
                 return FromSequence(max(1, last - count + 1))
             case FromNew():
                 return FromSequence(last + 1)
-        raise _wrong("from", "one stream is read by its sequences")
+        raise wrong_field("from", "one stream is read by its sequences")
 
     async def _read(
         self, name: ChannelName, begin: FromSequence | FromTime, limit: int
@@ -233,13 +233,9 @@ def _since(entries: Sequence[LogEntry], since_ms: int) -> Sequence[LogEntry]:
 
 def _check_one_start(start: str | None, reader: str | None) -> None:
     if start is not None and reader is not None:
-        raise _wrong("from", "leave it out with reader: a reader begins after its position")
+        raise wrong_field("from", "leave it out with reader: a reader begins after its position")
 
 
 def _check_between(field: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise _wrong(field, f"choose {low:,} to {high:,}")
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+        raise wrong_field(field, f"choose {low:,} to {high:,}")

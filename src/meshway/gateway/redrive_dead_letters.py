@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from meshway.gateway.queue_places import QueuePlaces
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 from meshway.kernel.principal import Principal
 from meshway.messaging.redrive import RedriveJob, Redrives, redrive_at_once
 
@@ -62,10 +62,6 @@ class RedriveDeadLetters:
 
 def _check(ids: Sequence[str] | None, rate_per_s: float | None) -> None:
     if ids is not None and not 1 <= len(ids) <= _IDS_MAX:
-        raise _wrong("ids", f"name 1 to {_IDS_MAX:,} dead letters, or leave ids out for all of them")
+        raise wrong_field("ids", f"name 1 to {_IDS_MAX:,} dead letters, or leave ids out for all of them")
     if rate_per_s is not None and not (math.isfinite(rate_per_s) and 0 < rate_per_s <= _RATE_PER_S_MAX):
-        raise _wrong("rate_per_s", f"choose more than 0 and at most {_RATE_PER_S_MAX:,.0f}, or leave it out")
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+        raise wrong_field("rate_per_s", f"choose more than 0 and at most {_RATE_PER_S_MAX:,.0f}, or leave it out")

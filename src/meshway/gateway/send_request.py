@@ -17,6 +17,7 @@ from meshway.kernel.errors import (
     ResponderMissing,
     TooManyInFlight,
     UpstreamInvalid,
+    wrong_field,
 )
 from meshway.kernel.principal import Principal
 from meshway.messaging.activity import Activity
@@ -162,7 +163,7 @@ class SendRequest:
     async def _render(self, name: ChannelName, request: RequestIn, origin: Origin, *, keep_ms: int) -> bytes:
         """The request as a message of its channel."""
         if request.data is msgspec.UNSET and request.data_base64 is None and request.data_ref is None:
-            raise _wrong("data", "is missing; send null for a request without data")
+            raise wrong_field("data", "is missing; send null for a request without data")
         message = IncomingMessage(
             data=request.data,
             data_base64=request.data_base64,
@@ -184,7 +185,7 @@ class SendRequest:
         for field, given in (("timeout_ms", body_ms), (_TIMEOUT_HEADER, header_ms)):
             if given is not None:
                 if not 1 <= given <= longest:
-                    raise _wrong(field, f"choose 1 to {longest:,} ms; what takes longer is work for a queue")
+                    raise wrong_field(field, f"choose 1 to {longest:,} ms; what takes longer is work for a queue")
                 return given
         settings = self._channels.settings_of(kind, name)
         usual = settings.timeout_ms if isinstance(settings, RequestSettings) else None
@@ -197,15 +198,15 @@ class SendRequest:
             return None
         if kind is not ChannelKind.QUERIES:
             field = "cache_ttl_ms" if key is None else "cache_key"
-            raise _wrong(field, "is for queries only: a command is executed each time")
+            raise wrong_field(field, "is for queries only: a command is executed each time")
         if key is None:
-            raise _wrong("cache_key", "is missing; cache_ttl_ms goes with the key to keep the reply under")
+            raise wrong_field("cache_key", "is missing; cache_ttl_ms goes with the key to keep the reply under")
         if ttl_ms is None:
-            raise _wrong("cache_ttl_ms", "is missing; say how many ms a reply kept under cache_key may be served")
+            raise wrong_field("cache_ttl_ms", "is missing; say how many ms a reply kept under cache_key may be served")
         if not 0 < len(key) <= _CACHE_KEY_CHARACTERS_MAX:
-            raise _wrong("cache_key", f"must have 1 to {_CACHE_KEY_CHARACTERS_MAX:,} characters")
+            raise wrong_field("cache_key", f"must have 1 to {_CACHE_KEY_CHARACTERS_MAX:,} characters")
         if not 1 <= ttl_ms <= self._settings.cache_ttl_max_ms:
-            raise _wrong("cache_ttl_ms", f"choose 1 to {self._settings.cache_ttl_max_ms:,} ms")
+            raise wrong_field("cache_ttl_ms", f"choose 1 to {self._settings.cache_ttl_max_ms:,} ms")
         return ttl_ms
 
 
@@ -218,7 +219,3 @@ def _at_root(error: InvalidRequest) -> InvalidRequest:
 def _rooted(text: str) -> str:
     # What is wrong with the message as a whole is that it has not exactly one kind of data.
     return text.removeprefix(f"{_FIELD}.") if text.startswith(f"{_FIELD}.") else text.replace(_FIELD, "data", 1)
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 __all__ = ["Clock", "SystemClock", "parse_rfc3339_ms", "rfc3339_ms"]
@@ -28,7 +29,13 @@ class SystemClock:
 def rfc3339_ms(epoch_ms: int) -> str:
     """RFC 3339 UTC with milliseconds, as every API of the hub shows times: `2026-11-22T07:00:00.123Z`."""
     seconds, milliseconds = divmod(epoch_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+# Thousands of messages share a second, and the calendar costs as much as the rest of a short document.
+@lru_cache(maxsize=16)
+def _to_the_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_rfc3339_ms(text: str) -> int:

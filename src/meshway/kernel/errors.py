@@ -87,6 +87,7 @@ __all__ = [
     "UpstreamUnreachable",
     "VersionUnsupported",
     "error_leaves",
+    "wrong_field",
 ]
 
 
@@ -277,3 +278,8 @@ def error_leaves(root: type[MeshwayError] = MeshwayError) -> Iterator[type[Meshw
         if "code" in child.__dict__:
             yield child
         yield from error_leaves(child)
+
+
+def wrong_field(field: str, message: str) -> InvalidRequest:
+    """The error for one wrong field; the message reads on after the field's name."""
+    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import NewType
 
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 
 __all__ = [
     "AgentId",
@@ -74,7 +74,7 @@ def new_id() -> str:
 def parse_agent_id(text: str, *, field: str = "id") -> AgentId:
     """Check an agent id. Raises: InvalidRequest naming `field`."""
     if text in _RESERVED_AGENT_IDS:
-        raise _invalid(field, f"{text!r} is reserved; choose another id")
+        raise wrong_field(field, f"{text!r} is reserved; choose another id")
     return AgentId(_label(text, field))
 
 
@@ -85,9 +85,5 @@ def parse_instance_id(text: str, *, field: str = "instance") -> InstanceId:
 
 def _label(text: str, field: str) -> str:
     if not _LABEL.fullmatch(text):
-        raise _invalid(field, "use 1 to 63 characters a-z, 0-9 and '-', beginning and ending with a letter or digit")
+        raise wrong_field(field, "use 1 to 63 characters a-z, 0-9 and '-', beginning and ending with a letter or digit")
     return text
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -58,11 +58,11 @@ def decide_after_failure(
     return RetryAt(now_ms + wait_ms)
 
 
-def is_exhausted(policy: RetryPolicy, attempt: int) -> GiveUp | None:
+def is_exhausted(attempts_max: int, attempt: int) -> GiveUp | None:
     """Whether a message that is due as `attempt` has had all its attempts already: the last one's lease ran out."""
-    if attempt <= policy.attempts_max:
+    if attempt <= attempts_max:
         return None
-    return GiveUp(_used_up_reason(attempt, policy.attempts_max))
+    return GiveUp(_used_up_reason(attempt, attempts_max))
 
 
 def is_used_up_reason(reason: str, attempt: int) -> bool:

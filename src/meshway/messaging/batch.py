@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 from meshway.messaging.incoming import IncomingMessage
 
 __all__ = ["check_batch", "refuse_queue_members"]
@@ -14,7 +14,7 @@ def check_batch(messages: Sequence[IncomingMessage], *, batch_max: int) -> None:
     """A post carries 1 to `batch_max` messages. Raises: InvalidRequest naming `messages`."""
     if not 0 < len(messages) <= batch_max:
         wrong = "is empty" if not messages else f"has {len(messages)} messages"
-        raise _wrong("messages", f"{wrong}; send 1 to {batch_max} in one post")
+        raise wrong_field("messages", f"{wrong}; send 1 to {batch_max} in one post")
 
 
 def refuse_queue_members(messages: Sequence[IncomingMessage]) -> None:
@@ -29,8 +29,4 @@ def refuse_queue_members(messages: Sequence[IncomingMessage]) -> None:
             and message.ordering_key is None
         ):
             name = next(name for name in _QUEUE_MEMBERS if getattr(message, name) is not None)
-            raise _wrong(f"messages.{number}.{name}", "is for queues only; leave it out")
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+            raise wrong_field(f"messages.{number}.{name}", "is for queues only; leave it out")

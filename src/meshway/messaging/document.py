@@ -8,12 +8,11 @@ is put in front. The bytes never contain a line break, so they are one `data:` l
 import base64
 import binascii
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 
 import msgspec
 
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.clock import rfc3339_ms
+from meshway.kernel.errors import wrong_field
 from meshway.kernel.ids import PrincipalId, new_id
 from meshway.messaging.incoming import DataRef, IdentifiedMessage, IncomingMessage
 from meshway.messaging.names import ChannelName
@@ -25,7 +24,6 @@ __all__ = [
     "Payload",
     "payload_of",
     "reference_member",
-    "rfc3339",
     "with_sequence",
 ]
 
@@ -81,7 +79,7 @@ class DocumentWriter:
         self._head = b',"channel":"%b","data' % channel.encode()
         trace = b"" if origin.traceparent is None else b',"traceparent":%b' % _encode(origin.traceparent)
         self._tail = b',"timestamp":"%b","principal":%b%b}' % (
-            rfc3339(origin.now_ms).encode(), _encode(origin.principal), trace,
+            rfc3339_ms(origin.now_ms).encode(), _encode(origin.principal), trace,
         )  # fmt: skip
 
     def write(self, message: IncomingMessage, payload: Payload, *, field: str) -> Accepted:
@@ -90,7 +88,7 @@ class DocumentWriter:
         if message_id is None:
             message_id = new_id()
         elif not 0 < len(message_id) <= _ID_CHARACTERS_MAX:
-            raise _wrong(f"{field}.id", f"must have 1 to {_ID_CHARACTERS_MAX} characters")
+            raise wrong_field(f"{field}.id", f"must have 1 to {_ID_CHARACTERS_MAX} characters")
         identity = message.identity if isinstance(message, IdentifiedMessage) else message_id
         attributes = b"{}" if not message.attributes else _attributes(message.attributes, field)
         document = b'{"id":%b%b%b,"content_type":%b,"attributes":%b%b' % (
@@ -106,11 +104,11 @@ def payload_of(message: IncomingMessage, *, inline_bytes_max: int, field: str) -
     """
     given = (message.data is not msgspec.UNSET) + (message.data_base64 is not None) + (message.data_ref is not None)
     if given != 1:
-        raise _wrong(field, "needs exactly one of data, data_base64 and data_ref")
+        raise wrong_field(field, "needs exactly one of data, data_base64 and data_ref")
     content_type = _JSON
     if message.content_type is not None:
         if not 0 < len(message.content_type) <= _CONTENT_TYPE_CHARACTERS_MAX or not message.content_type.isprintable():
-            raise _wrong(f"{field}.content_type", "must be a media type such as application/json")
+            raise wrong_field(f"{field}.content_type", "must be a media type such as application/json")
         content_type = _encode(message.content_type)
     if message.data_base64 is not None:
         return _bytes_payload(message, content_type, inline_bytes_max, field)
@@ -129,18 +127,6 @@ def with_sequence(document: bytes, sequence: int) -> bytes:
     return b'{"sequence":%d,%b' % (sequence, document[1:])
 
 
-def rfc3339(at_ms: int) -> str:
-    """UTC with milliseconds."""
-    seconds, milliseconds = divmod(at_ms, 1000)
-    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
-
-
-# Thousands of messages share a second, and the calendar costs as much as the rest of a short document.
-@lru_cache(maxsize=16)
-def _to_the_second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
-
-
 def _json_payload(message: IncomingMessage, content_type: bytes, inline_bytes_max: int) -> Payload:
     raw = bytes(message.data)  # type: ignore[arg-type]  # the caller has looked: it is set
     if b"\n" in raw or b"\r" in raw:
@@ -156,7 +142,7 @@ def _bytes_payload(message: IncomingMessage, content_type: bytes, inline_bytes_m
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise _wrong(f"{field}.data_base64", "is not valid base64") from None
+        raise wrong_field(f"{field}.data_base64", "is not valid base64") from None
     if message.content_type is None:
         content_type = b'"application/octet-stream"'
     if len(content) > inline_bytes_max:
@@ -166,12 +152,8 @@ def _bytes_payload(message: IncomingMessage, content_type: bytes, inline_bytes_m
 
 def _attributes(attributes: dict[str, str], field: str) -> bytes:
     if len(attributes) > _ATTRIBUTES_MAX:
-        raise _wrong(f"{field}.attributes", f"has {len(attributes)} names, more than {_ATTRIBUTES_MAX}")
+        raise wrong_field(f"{field}.attributes", f"has {len(attributes)} names, more than {_ATTRIBUTES_MAX}")
     size = sum(len(name) + len(value) for name, value in attributes.items())
     if size > _ATTRIBUTES_CHARACTERS_MAX:
-        raise _wrong(f"{field}.attributes", f"has {size} characters, more than {_ATTRIBUTES_CHARACTERS_MAX}")
+        raise wrong_field(f"{field}.attributes", f"has {size} characters, more than {_ATTRIBUTES_CHARACTERS_MAX}")
     return _encode(attributes)
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

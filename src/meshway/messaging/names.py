@@ -4,7 +4,7 @@ import enum
 import re
 from typing import NewType
 
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 
 __all__ = [
     "ChannelKind",
@@ -54,7 +54,7 @@ _PREFIXES = {
 def parse_channel_name(text: str, *, field: str = "channel") -> ChannelName:
     """Check the name of one channel. Raises: InvalidRequest naming `field`."""
     if not _NAME.fullmatch(text) or len(text) > _CHARACTERS_MAX:
-        raise _invalid(field, "use dot-separated tokens of A-Z a-z 0-9 _ -, at most 255 characters")
+        raise wrong_field(field, "use dot-separated tokens of A-Z a-z 0-9 _ -, at most 255 characters")
     return ChannelName(_not_reserved(text, field))
 
 
@@ -64,7 +64,7 @@ def parse_channel_pattern(text: str, *, field: str = "channel") -> ChannelPatter
     A pattern never matches the hub's own channels.
     """
     if not _PATTERN.fullmatch(text) or len(text) > _CHARACTERS_MAX:
-        raise _invalid(
+        raise wrong_field(
             field, "use dot-separated tokens of A-Z a-z 0-9 _ -, * for one token or a last > for the rest, at most 255"
         )
     return ChannelPattern(_not_reserved(text, field))
@@ -99,9 +99,5 @@ def channel_of_subject(subject: str) -> ChannelName:
 
 def _not_reserved(text: str, field: str) -> str:
     if text.startswith("_"):
-        raise _invalid(field, "names that begin with _ are the hub's own; choose another")
+        raise wrong_field(field, "names that begin with _ are the hub's own; choose another")
     return text
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from meshway.engine.ports import Blobs
 from meshway.kernel.clock import Clock, SystemClock
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 from meshway.messaging.document import Accepted, DocumentWriter, Payload, payload_of, reference_member
 from meshway.messaging.incoming import DataRef, IncomingMessage
 from meshway.messaging.settings import MessagingSettings
@@ -109,16 +109,18 @@ class PayloadStore:
         """See that a blob is there for long enough; its size."""
         (found,) = await self._blobs.stat([given.sha256])
         if found is None:
-            raise _wrong(f"{field}.data_ref.sha256", "names no blob at this hub; store it first with POST /v1/blobs")
+            raise wrong_field(
+                f"{field}.data_ref.sha256", "names no blob at this hub; store it first with POST /v1/blobs"
+            )
         if given.size is not None and given.size != found.size:
-            raise _wrong(f"{field}.data_ref.size", f"is {given.size}, but the blob has {found.size} bytes")
+            raise wrong_field(f"{field}.data_ref.size", f"is {given.size}, but the blob has {found.size} bytes")
         end_ms = _NEVER if ttl_ms is None else self._clock.now_ms() + ttl_ms
         # A blob that was kept for almost as long will do: the margin is there for that.
         if self._kept_until.get(given.sha256, 0) + _MARGIN_MS // 2 >= end_ms:
             return found.size
         async with self._blobs.get(given.sha256) as chunks:
             if chunks is None:
-                raise _wrong(f"{field}.data_ref.sha256", "names a blob whose time is over; store it again")
+                raise wrong_field(f"{field}.data_ref.sha256", "names a blob whose time is over; store it again")
             # Storing the same content again is how the port lengthens its time.
             await self._blobs.put(chunks, ttl_ms=ttl_ms)
         self._remember(given.sha256, ttl_ms)
@@ -138,10 +140,6 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
 
 def _check_reference(ref: DataRef, field: str) -> None:
     if not _SHA256.fullmatch(ref.sha256):
-        raise _wrong(f"{field}.data_ref.sha256", "is no SHA-256 in lower-case hex")
+        raise wrong_field(f"{field}.data_ref.sha256", "is no SHA-256 in lower-case hex")
     if ref.encoding not in _ENCODINGS:
-        raise _wrong(f"{field}.data_ref.encoding", "must be json or bytes")
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+        raise wrong_field(f"{field}.data_ref.encoding", "must be json or bytes")

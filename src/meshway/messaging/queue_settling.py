@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from meshway.engine.ports import Ack, Extend, Settlement, ToDeadLetters, ToRetry
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 from meshway.kernel.retry import GiveUp, RetryAt, decide_after_failure
 from meshway.messaging.channel import QueueChannelSettings
 from meshway.messaging.deliveries import DELIVERY_ID_CHARACTERS_MAX, EngineDelivery, parse_delivery_id
@@ -31,16 +31,18 @@ def check_settlements(items: Sequence[SettlementItem]) -> None:
     for index, item in enumerate(items):
         if len(item.delivery_id) > DELIVERY_ID_CHARACTERS_MAX:
             text = f"has more than {DELIVERY_ID_CHARACTERS_MAX} characters; use a delivery_id as it was handed out"
-            raise _wrong(f"settlements.{index}.delivery_id", text)
+            raise wrong_field(f"settlements.{index}.delivery_id", text)
         if item.reason is not None and len(item.reason) > REASON_CHARACTERS_MAX:
             text = f"has {len(item.reason)} characters, more than {REASON_CHARACTERS_MAX}; keep the rest in your log"
-            raise _wrong(f"settlements.{index}.reason", text)
+            raise wrong_field(f"settlements.{index}.reason", text)
         if item.delay_ms is None:
             continue
         if item.action != "retry":
-            raise _wrong(f"settlements.{index}.delay_ms", f"goes with the action retry only, not with {item.action}")
+            raise wrong_field(
+                f"settlements.{index}.delay_ms", f"goes with the action retry only, not with {item.action}"
+            )
         if not 0 <= item.delay_ms <= DELAY_MAX_MS:
-            raise _wrong(f"settlements.{index}.delay_ms", f"choose 0 to {DELAY_MAX_MS:,} (365 days)")
+            raise wrong_field(f"settlements.{index}.delay_ms", f"choose 0 to {DELAY_MAX_MS:,} (365 days)")
 
 
 def plan_settlements(
@@ -98,7 +100,3 @@ def _plan_retry(
             plan.given_up.append(len(plan.settlements))
             settlement = give_up(delivery.engine_id, settings, decision.reason)
     plan.settlements.append(settlement)
-
-
-def _wrong(field_name: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field_name}: {message}", fields=[FieldError(field_name, message)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from meshway.engine.ports import Priority
 from meshway.kernel.clock import parse_rfc3339_ms
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 from meshway.messaging.incoming import PRIORITIES, IncomingMessage
 from meshway.messaging.settlements import DELAY_MAX_MS
 
@@ -48,7 +48,7 @@ def terms_of(message: IncomingMessage, *, ordered: bool, now_ms: int, field: str
         _check_word(f"{field}.ordering_key", message.ordering_key)
         if not ordered:
             text = 'this queue is not ordered; PUT its settings with "ordered": true first, or leave the key out'
-            raise _wrong(f"{field}.ordering_key", text)
+            raise wrong_field(f"{field}.ordering_key", text)
     if (
         message.delay_ms is None
         and message.deliver_at is None
@@ -68,10 +68,10 @@ def _delivery_time(message: IncomingMessage, now_ms: int, field: str) -> int | N
     delay_ms = message.delay_ms
     if message.deliver_at is not None:
         if delay_ms is not None:
-            raise _wrong(f"{field}.deliver_at", "give delay_ms or deliver_at, not both")
+            raise wrong_field(f"{field}.deliver_at", "give delay_ms or deliver_at, not both")
         delay_ms = _until(message.deliver_at, now_ms, f"{field}.deliver_at")
     elif delay_ms is not None and not 0 <= delay_ms <= DELAY_MAX_MS:
-        raise _wrong(f"{field}.delay_ms", f"choose 0 to {DELAY_MAX_MS:,} (365 days)")
+        raise wrong_field(f"{field}.delay_ms", f"choose 0 to {DELAY_MAX_MS:,} (365 days)")
     return now_ms + delay_ms if delay_ms else None
 
 
@@ -80,33 +80,31 @@ def _until(text: str, now_ms: int, field: str) -> int:
     try:
         at_ms = parse_rfc3339_ms(text)
     except (ValueError, OverflowError):
-        raise _wrong(field, "use an RFC 3339 time with a zone, such as 2030-01-31T08:00:00Z") from None
+        raise wrong_field(field, "use an RFC 3339 time with a zone, such as 2030-01-31T08:00:00Z") from None
     if at_ms - now_ms > DELAY_MAX_MS:
-        raise _wrong(field, "lies more than 365 days ahead, the longest a message may wait")
+        raise wrong_field(field, "lies more than 365 days ahead, the longest a message may wait")
     return max(at_ms - now_ms, 0)
 
 
 def _expiry(expires_in_ms: int, deliver_at_ms: int | None, now_ms: int, field: str) -> int:
     if not 1 <= expires_in_ms <= _EXPIRY_MAX_MS:
-        raise _wrong(f"{field}.expires_in_ms", f"choose 1 to {_EXPIRY_MAX_MS:,}, or leave it out to keep the message")
+        raise wrong_field(
+            f"{field}.expires_in_ms", f"choose 1 to {_EXPIRY_MAX_MS:,}, or leave it out to keep the message"
+        )
     expires_at_ms = now_ms + expires_in_ms
     if deliver_at_ms is not None and expires_at_ms <= deliver_at_ms:
         text = "counts from now and would end before the message is first due; choose more than its delay"
-        raise _wrong(f"{field}.expires_in_ms", text)
+        raise wrong_field(f"{field}.expires_in_ms", text)
     return expires_at_ms
 
 
 def _priority(word: str, field: str) -> Priority:
     priority = PRIORITIES.get(word)
     if priority is None:
-        raise _wrong(f"{field}.priority", f"choose {', '.join(PRIORITIES)}")
+        raise wrong_field(f"{field}.priority", f"choose {', '.join(PRIORITIES)}")
     return priority
 
 
 def _check_word(field: str, word: str) -> None:
     if not 0 < len(word) <= _WORD_CHARACTERS_MAX or not word.isprintable():
-        raise _wrong(field, f"must have 1 to {_WORD_CHARACTERS_MAX} printable characters")
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+        raise wrong_field(field, f"must have 1 to {_WORD_CHARACTERS_MAX} printable characters")

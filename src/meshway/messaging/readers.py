@@ -30,10 +30,9 @@ from meshway.kernel.errors import (
     CapacityReached,
     Conflict,
     EngineUnavailable,
-    FieldError,
-    InvalidRequest,
     ReaderNotFound,
     StoreCorrupt,
+    wrong_field,
 )
 from meshway.messaging.names import ChannelKind, ChannelName, subject_of
 
@@ -108,7 +107,7 @@ class ReaderStore:
         now_ms = self._clock.now_ms()
         position, end = await self._resolve(channel, start)
         if position > end:
-            raise _wrong("from", f"the stream ends at {end}; a reader begins there at the latest, with from=new")
+            raise wrong_field("from", f"the stream ends at {end}; a reader begins there at the latest, with from=new")
 
         def decide(before: _Record | None) -> _Record:
             if before is None:
@@ -127,11 +126,11 @@ class ReaderStore:
         EngineUnavailable, StoreCorrupt.
         """
         if sequence < 0:
-            raise _wrong("sequence", "must not be negative")
+            raise wrong_field("sequence", "must not be negative")
         if sequence > self._ends.get(channel, 0):
             end = await self._end_of(channel)
             if sequence > end:
-                raise _wrong("sequence", f"the stream ends at {end}; acknowledge what was read")
+                raise wrong_field("sequence", f"the stream ends at {end}; acknowledge what was read")
         now_ms = self._clock.now_ms()
 
         def decide(before: _Record | None) -> _Record:
@@ -172,7 +171,7 @@ class ReaderStore:
                 return (entries[0].sequence - 1 if entries else bounds.last), bounds.last
             case FromNew() | None:
                 return bounds.last, bounds.last
-        raise _wrong("from", "a reader belongs to one stream")
+        raise wrong_field("from", "a reader belongs to one stream")
 
     async def _change(
         self, channel: ChannelName, name: str, decide: Callable[[_Record | None], _Record]
@@ -252,7 +251,7 @@ class ReaderStore:
 def parse_reader_name(text: str, *, field: str = "reader") -> str:
     """Check the name of a reader. Raises: InvalidRequest naming `field`."""
     if not _NAME.fullmatch(text):
-        raise _wrong(field, "use A-Z a-z 0-9 _ -, at most 255 characters")
+        raise wrong_field(field, "use A-Z a-z 0-9 _ -, at most 255 characters")
     return text
 
 
@@ -277,7 +276,3 @@ def _missing(channel: ChannelName, name: str) -> ReaderNotFound:
     return ReaderNotFound(
         f"Stream {channel!r} has no reader {name!r}; PUT /v1/streams/{channel}/readers/{name} makes it."
     )
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -2,7 +2,7 @@
 
 from meshway.engine.ports import FromLast, FromNew, FromPosition, FromSequence, FromTime, LogStart
 from meshway.kernel.clock import parse_rfc3339_ms
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import InvalidRequest, wrong_field
 from meshway.kernel.pages import decode_cursor, encode_cursor
 
 __all__ = [
@@ -40,7 +40,7 @@ def parse_channel_start(text: str | None, *, field: str = "from") -> LogStart:
     sequence = _number(text)
     if sequence:
         return FromSequence(sequence)
-    raise _wrong(field, "use first, new, a sequence from 1, last:N with N from 1, or time: with an RFC 3339 time")
+    raise wrong_field(field, "use first, new, a sequence from 1, last:N with N from 1, or time: with an RFC 3339 time")
 
 
 def parse_pattern_start(text: str | None, *, field: str = "from") -> LogStart:
@@ -52,7 +52,7 @@ def parse_pattern_start(text: str | None, *, field: str = "from") -> LogStart:
             return FromPosition(0)
     if text.startswith(_TIME):
         return _from_time(text, field)
-    raise _wrong(field, "a pattern of channels begins with first, new, or time: with an RFC 3339 time")
+    raise wrong_field(field, "a pattern of channels begins with first, new, or time: with an RFC 3339 time")
 
 
 def start_after_cursor(cursor: str, *, is_pattern: bool, field: str = "cursor") -> LogStart:
@@ -62,7 +62,7 @@ def start_after_cursor(cursor: str, *, is_pattern: bool, field: str = "cursor") 
             return FromSequence(1)
         sequence = _number(cursor)
         if not sequence:
-            raise _wrong(field, "the cursor (Last-Event-ID) of one stream is the sequence of its last message")
+            raise wrong_field(field, "the cursor (Last-Event-ID) of one stream is the sequence of its last message")
         return FromSequence(sequence + 1)
     try:
         text = decode_cursor(cursor)
@@ -70,7 +70,9 @@ def start_after_cursor(cursor: str, *, is_pattern: bool, field: str = "cursor") 
         text = ""
     position = _number(text[1:]) if text.startswith(_POSITION_MARK) else None
     if position is None:
-        raise _wrong(field, "give the cursor (Last-Event-ID) of the last message unchanged, or begin again with from=")
+        raise wrong_field(
+            field, "give the cursor (Last-Event-ID) of the last message unchanged, or begin again with from="
+        )
     return FromPosition(position)
 
 
@@ -96,7 +98,7 @@ def _from_time(text: str, field: str) -> FromTime:
     try:
         return FromTime(parse_rfc3339_ms(text[len(_TIME) :]))
     except (ValueError, OverflowError):
-        raise _wrong(field, "write the time as time:2026-11-22T07:00:00.000Z, with its zone") from None
+        raise wrong_field(field, "write the time as time:2026-11-22T07:00:00.000Z, with its zone") from None
 
 
 def _number(text: str) -> int | None:
@@ -104,7 +106,3 @@ def _number(text: str) -> int | None:
     if not text.isascii() or not text.isdecimal() or len(text) > _DIGITS_MAX:
         return None
     return int(text)
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

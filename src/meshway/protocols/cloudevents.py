@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from meshway.kernel.errors import FieldError, InvalidRequest, MalformedBody
+from meshway.kernel.errors import FieldError, InvalidRequest, MalformedBody, wrong_field
 from meshway.messaging.incoming import IdentifiedMessage
 
 __all__ = ["BATCH_MEDIA_TYPE", "EVENT_MEDIA_TYPE", "CloudEvents", "read_batch", "read_binary", "read_structured"]
@@ -156,12 +156,12 @@ def _message(attributes: Mapping[str, str], event: Mapping[str, msgspec.Raw], fi
     text: str | None = None
     if data_base64 is not None and bytes(data_base64) != b"null":
         if data is not None:
-            raise _wrong(f"{field}data_base64", "cannot stand beside data")
+            raise wrong_field(f"{field}data_base64", "cannot stand beside data")
         try:
             text = msgspec.json.decode(data_base64, type=str)
             base64.b64decode(text, validate=True)
         except (msgspec.MsgspecError, ValueError):
-            raise _wrong(f"{field}data_base64", "must be a string of valid base64") from None
+            raise wrong_field(f"{field}data_base64", "must be a string of valid base64") from None
     return IdentifiedMessage(
         id=attributes["id"],
         identity=_identity(attributes),
@@ -213,7 +213,3 @@ def _identity(attributes: Mapping[str, str]) -> str:
 
 def _kept(attributes: Mapping[str, str]) -> dict[str, str]:
     return {f"ce_{name}": value for name, value in attributes.items() if name not in _NOT_KEPT}
-
-
-def _wrong(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.kernel.errors import wrong_field
 from meshway.kernel.ids import PrincipalId
 from meshway.kernel.principal import Principal, parse_scope
 from meshway.security.key_text import key_digest
@@ -23,19 +23,15 @@ def configured_principals(configured: Sequence[KeyEntry]) -> Mapping[bytes, Prin
     names: set[str] = set()
     for index, entry in enumerate(configured):
         if (entry.key is None) == (entry.key_sha256 is None):
-            raise _invalid(f"keys.{index}", "give either key or key_sha256")
+            raise wrong_field(f"keys.{index}", "give either key or key_sha256")
         if entry.name in names:
-            raise _invalid(f"keys.{index}.name", f"{entry.name!r} is the name of another configured key")
+            raise wrong_field(f"keys.{index}.name", f"{entry.name!r} is the name of another configured key")
         if not entry.scopes:
-            raise _invalid(f"keys.{index}.scopes", "give at least one scope: call, admin or serve:<agent pattern>")
+            raise wrong_field(f"keys.{index}.scopes", "give at least one scope: call, admin or serve:<agent pattern>")
         digest = key_digest(entry.key) if entry.key is not None else bytes.fromhex(entry.key_sha256 or "")
         if digest in principals:
-            raise _invalid(f"keys.{index}", f"is the same key as {principals[digest].id!r}")
+            raise wrong_field(f"keys.{index}", f"is the same key as {principals[digest].id!r}")
         names.add(entry.name)
         scopes = frozenset(parse_scope(scope, field=f"keys.{index}.scopes") for scope in entry.scopes)
         principals[digest] = Principal(PrincipalId(CONFIGURED_ID_PREFIX + entry.name), scopes)
     return principals
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import EgressDenied, FieldError, InvalidRequest
+from meshway.kernel.errors import EgressDenied, FieldError, InvalidRequest, wrong_field
 from meshway.security.addresses import AddressKind, IpAddress, IpNetwork, address_kind, parse_address
 from meshway.security.resolver import Lookup, Resolver, system_lookup
 from meshway.security.settings import EgressSettings
@@ -182,26 +182,26 @@ def _host_of(url: str, field: str) -> str:
     read differently: it is refused, not repaired.
     """
     if not url or len(url) > _URL_LENGTH_MAX:
-        raise _invalid(field, f"use a URL of 1 to {_URL_LENGTH_MAX} characters")
+        raise wrong_field(field, f"use a URL of 1 to {_URL_LENGTH_MAX} characters")
     if not _PRINTABLE.fullmatch(url) or "\\" in url:
-        raise _invalid(
+        raise wrong_field(
             field,
             "use only printable ASCII without spaces and backslashes: percent-encode the path, and write an "
             "international host name in its xn-- form",
         )
     parts = _URL.fullmatch(url)
     if parts is None:
-        raise _invalid(field, "use an absolute URL without fragment, such as http://127.0.0.1:9000/agent")
+        raise wrong_field(field, "use an absolute URL without fragment, such as http://127.0.0.1:9000/agent")
     if parts["scheme"].lower() not in {"http", "https"}:
-        raise _invalid(field, f"the scheme must be http or https, not {parts['scheme']!r}")
+        raise wrong_field(field, f"the scheme must be http or https, not {parts['scheme']!r}")
     if "@" in parts["authority"]:
-        raise _invalid(field, "a user name or password has no place in the URL; give the agent's credential apart")
+        raise wrong_field(field, "a user name or password has no place in the URL; give the agent's credential apart")
     authority = _AUTHORITY.fullmatch(parts["authority"])
     if authority is None:
-        raise _invalid(field, "the host is not one; write host, host:port or [IPv6]:port")
+        raise wrong_field(field, "the host is not one; write host, host:port or [IPv6]:port")
     port = authority["port"]
     if port is not None and not (port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65_535):
-        raise _invalid(field, "the port must be a number from 1 to 65535")
+        raise wrong_field(field, "the port must be a number from 1 to 65535")
     if authority["v6"] is not None:
         return _checked_v6(authority["v6"], field)
     return _checked_name(authority["name"], field)
@@ -209,10 +209,10 @@ def _host_of(url: str, field: str) -> str:
 
 def _checked_v6(text: str, field: str) -> str:
     if "%" in text:
-        raise _invalid(field, "a zone (%...) belongs to link-local addresses, to which the hub never connects")
+        raise wrong_field(field, "a zone (%...) belongs to link-local addresses, to which the hub never connects")
     address = parse_address(text)
     if not isinstance(address, ipaddress.IPv6Address):
-        raise _invalid(field, f"[{text}] is no IPv6 address")
+        raise wrong_field(field, f"[{text}] is no IPv6 address")
     return str(address)
 
 
@@ -221,7 +221,7 @@ def _checked_name(text: str, field: str) -> str:
         return text
     name = _plain(text)
     if not _is_host_name(name):
-        raise _invalid(
+        raise wrong_field(
             field,
             f"{text!r} is no host name; write an IPv4 address as four decimal numbers and percent-encode nothing in it",
         )
@@ -241,7 +241,3 @@ def _plain(host: str) -> str:
     """Lower case, without brackets and the one trailing dot that means `from the root`."""
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return name.lower().removesuffix(".")
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])

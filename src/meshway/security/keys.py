@@ -19,10 +19,9 @@ from meshway.kernel.errors import (
     CapacityReached,
     Conflict,
     EngineUnavailable,
-    FieldError,
-    InvalidRequest,
     KeyNotFound,
     Unauthenticated,
+    wrong_field,
 )
 from meshway.kernel.ids import KeyId, PrincipalId
 from meshway.kernel.principal import LOCAL_OPERATOR, Principal, parse_scope
@@ -277,14 +276,10 @@ def _shown_configured(entry: KeyEntry, now_ms: int) -> ApiKey:
 
 def _check_new_key(name: str, scopes: Sequence[str], expires_at_ms: int | None, now_ms: int) -> None:
     if not 1 <= len(name) <= _NAME_LENGTH_MAX or not name.isprintable() or name != name.strip():
-        raise _invalid("name", f"use 1 to {_NAME_LENGTH_MAX} printable characters, no space at the ends")
+        raise wrong_field("name", f"use 1 to {_NAME_LENGTH_MAX} printable characters, no space at the ends")
     if not 1 <= len(scopes) <= _SCOPES_MAX:
-        raise _invalid("scopes", f"give 1 to {_SCOPES_MAX} scopes: call, admin or serve:<agent pattern>")
+        raise wrong_field("scopes", f"give 1 to {_SCOPES_MAX} scopes: call, admin or serve:<agent pattern>")
     for scope in scopes:
         parse_scope(scope)
     if expires_at_ms is not None and expires_at_ms <= now_ms:
-        raise _invalid("expires_at", "lies in the past; give a later time, or none for a key that does not expire")
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+        raise wrong_field("expires_at", "lies in the past; give a later time, or none for a key that does not expire")

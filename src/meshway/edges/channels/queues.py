@@ -8,10 +8,9 @@ from meshway.edges.channels.call import Call
 from meshway.edges.http.exchange import Exchange
 from meshway.edges.rest.channel_models import LeaseBody, PageQuery, SettleBody
 from meshway.gateway.channel_use_cases import ChannelUseCases
-from meshway.kernel.clock import Clock
+from meshway.kernel.clock import Clock, rfc3339_ms
 from meshway.kernel.principal import Principal
 from meshway.messaging.deliveries import HeldDelivery
-from meshway.messaging.document import rfc3339
 from meshway.protocols.link.frames import Delivery
 
 __all__ = ["Queues"]
@@ -77,7 +76,7 @@ def _rendered(held: Sequence[HeldDelivery], now_ms: int) -> bytes:
     for each in held:
         lease_until = times.get(each.lease_until_ms)
         if lease_until is None:
-            lease_until = times[each.lease_until_ms] = rfc3339(each.lease_until_ms)
+            lease_until = times[each.lease_until_ms] = rfc3339_ms(each.lease_until_ms)
         deliveries.append(
             Delivery(
                 delivery_id=each.delivery_id,

@@ -8,8 +8,8 @@ from meshway.edges.channels.call import Call
 from meshway.edges.http.exchange import Exchange
 from meshway.edges.rest.channel_models import LeaseBody
 from meshway.gateway.channel_use_cases import ChannelUseCases
+from meshway.kernel.clock import rfc3339_ms
 from meshway.kernel.principal import Principal
-from meshway.messaging.document import rfc3339
 from meshway.messaging.names import ChannelKind
 from meshway.messaging.requests import HeldRequest, ReplyIn, RequestIn
 from meshway.protocols.link.frames import RequestItem
@@ -79,7 +79,7 @@ def _rendered(held: Sequence[HeldRequest]) -> bytes:
     items = [
         RequestItem(
             request_id=each.request_id,
-            deadline=rfc3339(each.deadline_ms),
+            deadline=rfc3339_ms(each.deadline_ms),
             timeout_ms=each.timeout_ms,
             message=msgspec.Raw(each.document),
         )

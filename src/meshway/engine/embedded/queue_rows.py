@@ -12,7 +12,7 @@ from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.queue_books import QueueBook, QueueBooks
 from meshway.engine.embedded.queue_life import MessageEnd, MessageState, check_move, first_state
 from meshway.engine.ports import AttemptRecord, Priority, QueuedMessage
-from meshway.kernel.retry import RetryPolicy, is_exhausted
+from meshway.kernel.retry import is_exhausted
 
 __all__ = ["MessageColumns", "QueueRows", "StateRow", "add_attempt", "decode_history", "queued_message"]
 
@@ -98,7 +98,7 @@ class QueueRows:
         history = add_attempt(row, row.visible_at_ms or now_ms, "expired", "the lease ran out")
         ending = None
         if settings.attempts_max is not None:
-            ending = is_exhausted(RetryPolicy(settings.attempts_max, 0, 0), row.attempt + 1)
+            ending = is_exhausted(settings.attempts_max, row.attempt + 1)
         if ending is None:
             self.move(connection, row, MessageState.WAITING, None, history)
         elif settings.dead_letters:
