@@ -17,6 +17,10 @@ MeshwayError
 │   │   ├── ReaderNotFound reader_not_found        a stream has no reader of that name
 │   │   └── BlobNotFound   blob_not_found          never stored, or its time is over
 │   ├── Conflict           conflict                the state has changed, or the name is taken
+│   ├── IdempotencyKeyReused idempotency_key_reused the key came before, with another request
+│   ├── DelegationRefused  delegation_refused      the chain of delegation is at a limit, or runs in a circle
+│   ├── TaskNotCancelable  task_not_cancelable     it has ended
+│   ├── PushNotificationsUnsupported push_unsupported this agent's tasks send no push notifications
 │   ├── OperationUnsupported operation_unsupported this agent, or this state of it, cannot do that
 │   ├── ExtendedCardMissing extended_card_missing  this agent has no card beyond its public one
 │   ├── EgressDenied       egress_denied           the URL points where the hub may not go
@@ -26,6 +30,9 @@ MeshwayError
 │   ├── StorageFull        storage_full            the disk is full; reading goes on
 │   ├── CapacityReached    capacity_reached        a configured maximum of kept things
 │   ├── ChannelFull        channel_full            a queue or stream is at a limit of its settings
+│   ├── InboxFull          inbox_full              as many tasks wait for this agent as its inbox takes
+│   ├── OwnLimitReached    own_limit_reached       an agent's calls outside every chain: too many, or too often
+│   ├── AgentStopped       agent_stopped           an operator stopped the agent, or all of them
 │   └── Draining           draining                the hub is shutting down
 ├── UpstreamError          the other side (may_have_acted)
 │   ├── UpstreamUnreachable upstream_unreachable   no instance took the call
@@ -48,6 +55,7 @@ from typing import ClassVar
 
 __all__ = [
     "AgentNotFound",
+    "AgentStopped",
     "BlobNotFound",
     "CallerError",
     "CapacityReached",
@@ -57,6 +65,7 @@ __all__ = [
     "ContentTypeUnsupported",
     "DataDirLocked",
     "DeadlineExceeded",
+    "DelegationRefused",
     "Draining",
     "EgressDenied",
     "EngineError",
@@ -64,6 +73,8 @@ __all__ = [
     "ExtendedCardMissing",
     "FieldError",
     "Forbidden",
+    "IdempotencyKeyReused",
+    "InboxFull",
     "InvalidRequest",
     "KeyNotFound",
     "LimitError",
@@ -72,12 +83,15 @@ __all__ = [
     "MethodUnknown",
     "NotFound",
     "OperationUnsupported",
+    "OwnLimitReached",
     "PayloadTooLarge",
+    "PushNotificationsUnsupported",
     "ReaderNotFound",
     "ResponderMissing",
     "SchemaTooNew",
     "StorageFull",
     "StoreCorrupt",
+    "TaskNotCancelable",
     "TaskNotFound",
     "TooManyInFlight",
     "Unauthenticated",
@@ -188,6 +202,22 @@ class Conflict(CallerError):
     code = "conflict"
 
 
+class IdempotencyKeyReused(CallerError):
+    code = "idempotency_key_reused"
+
+
+class DelegationRefused(CallerError):
+    code = "delegation_refused"
+
+
+class TaskNotCancelable(CallerError):
+    code = "task_not_cancelable"
+
+
+class PushNotificationsUnsupported(CallerError):
+    code = "push_unsupported"
+
+
 class OperationUnsupported(CallerError):
     code = "operation_unsupported"
 
@@ -222,6 +252,18 @@ class CapacityReached(LimitError):
 
 class ChannelFull(LimitError):
     code = "channel_full"
+
+
+class InboxFull(LimitError):
+    code = "inbox_full"
+
+
+class OwnLimitReached(LimitError):
+    code = "own_limit_reached"
+
+
+class AgentStopped(LimitError):
+    code = "agent_stopped"
 
 
 class Draining(LimitError):

@@ -1,18 +1,24 @@
-"""What may be said of an instance: bounds of labels, capacity, weight and settings. Pure; finds all faults at once."""
+"""What may be said of an agent and its instances: bounds of labels, capacity, weight and settings. Pure; finds all
+faults at once."""
 
 import re
 from collections.abc import Mapping
 
+from meshway.kernel.delegation import HOPS_MAX
 from meshway.kernel.errors import FieldError
 from meshway.registry.settings import RegistrySettings
+from meshway.registry.values import AgentSettings
 
 __all__ = [
+    "ATTEMPTS_MAX",
+    "CALLS_MAX",
     "CAPACITY_MAX",
+    "TASK_TIMEOUT_MAX_MS",
     "TIMEOUT_MAX_MS",
     "WEIGHT_MAX",
     "check_capacity",
     "check_labels",
-    "check_timeout_ms",
+    "check_settings",
     "check_url_form",
     "check_weight",
 ]
@@ -23,6 +29,12 @@ CAPACITY_MAX = 1_000_000
 WEIGHT_MAX = 1_000
 # A day, as for every wait of a caller.
 TIMEOUT_MAX_MS = 86_400_000
+# As long as an open task is kept.
+TASK_TIMEOUT_MAX_MS = 30 * 86_400_000
+# What fails so often will not succeed; at the longest back-off these take most of a day.
+ATTEMPTS_MAX = 1_000
+# Of one root task; what needs more is a program, not a delegation.
+CALLS_MAX = 1_000_000
 # What HTTP servers and proxies take without being configured for more.
 _URL_CHARS_MAX = 2_048
 # Kubernetes' own bounds leave room; a key must survive `?label=key=value`, so no '=' and no blanks in it.
@@ -56,10 +68,20 @@ def check_weight(weight: int, field: str) -> list[FieldError]:
     return [FieldError(field, f"use 1 to {WEIGHT_MAX}; drain the instance to send it nothing")]
 
 
-def check_timeout_ms(timeout_ms: int | None, field: str) -> list[FieldError]:
-    if timeout_ms is None or 1 <= timeout_ms <= TIMEOUT_MAX_MS:
-        return []
-    return [FieldError(field, f"use 1 to {TIMEOUT_MAX_MS} ms, or null for the hub's default")]
+def check_settings(settings: AgentSettings, prefix: str = "settings.") -> list[FieldError]:
+    """Fields are named with `prefix`. None always stands for the hub's default."""
+    bounds = (
+        ("timeout_ms", settings.timeout_ms, TIMEOUT_MAX_MS, " ms"),
+        ("task_timeout_ms", settings.task_timeout_ms, TASK_TIMEOUT_MAX_MS, " ms"),
+        ("attempts_max", settings.attempts_max, ATTEMPTS_MAX, ""),
+        ("depth_max", settings.depth_max, HOPS_MAX, ""),
+        ("calls_max", settings.calls_max, CALLS_MAX, ""),
+    )
+    return [
+        FieldError(f"{prefix}{name}", f"use 1 to {most}{unit}, or null for the hub's default")
+        for name, value, most, unit in bounds
+        if value is not None and not 1 <= value <= most
+    ]
 
 
 def check_url_form(url: str, field: str) -> list[FieldError]:

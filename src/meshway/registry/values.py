@@ -63,10 +63,28 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     card: Literal["1.0", "union", "0.3"] = "1.0"
     # Ask silent instances for their card now and then. Never on for agents registered by card.
     probe: bool = True
+    # Work on one task ends after this; None: the hub's default (an hour).
+    task_timeout_ms: int | None = None
+    # Attempts before a task of this agent's inbox goes to its dead letters; None: the hub's default (5).
+    attempts_max: int | None = None
+    # `durable`: the hub accepts messages for an agent with a URL, calls it with retries and keeps what it says.
+    delivery: Literal["direct", "durable"] = "direct"
+    # Which events of this agent's tasks the hub keeps: all, those of streams, or none.
+    record: Literal["all", "streams", "off"] = "all"
+    # Take a message with the id and content of one before for a repetition of it.
+    dedupe_messages: bool = False
+    # Limits of delegation for calls of this agent; None: the hub's.
+    depth_max: int | None = None
+    calls_max: int | None = None
+    # May this agent be called again by what it has called?
+    allow_cycles: bool | None = None
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One replica that is called by URL. `lease_until_ms` None: it never sent a heartbeat, so it has no lease."""
+    """One replica, called by URL, or, without one, connected to a hub from which it takes its tasks.
+
+    `lease_until_ms` None: it never sent a heartbeat, so it has no lease.
+    """
 
     id: InstanceId
     url: str
@@ -85,6 +103,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # While draining: the state it would have without the drain, kept up to date, so that a resume is truthful at once.
     state_under_drain: AgentState | None = None
 
+    @property
+    def is_pull(self) -> bool:
+        """It connects out: nobody can call it."""
+        return not self.url
+
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A name that can be called. Stored whole; `v` is the record's format."""
@@ -99,6 +122,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by_url: bool = True
     # The agent's own upstream credential, sealed by the SecretBox; dropped when the origin changes.
     credential: str | None = None
+    # Its instances connect out, and its tasks wait at the hub.
+    pull: bool = False
     v: int = 1
 
     def instance(self, instance_id: str) -> Instance | None:

@@ -2,10 +2,13 @@
 
 The first principal whose call showed a task owns it, for good: no later answer moves it, not even after the record fell
 out of memory, because a first sight is stored with create-if-absent. Only the state, and its time, follow the agent.
+
+Records of tasks that the hub owns itself follow their events: `keep` shows them at once, and `write_kept` stores many
+of them together. What a crash leaves unwritten is made again from the inbox and the log.
 """
 
-import hashlib
 import heapq
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,28 +22,31 @@ from meshway.engine.ports import (
     KvConflict,
     KvCreate,
     KvEntry,
+    KvOutcome,
     KvUpdate,
     KvWritten,
     Undecided,
-    subject_token,
 )
 from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest, StoreCorrupt
 from meshway.kernel.ids import AgentId, ContextId, InstanceId, PrincipalId, TaskId
 from meshway.kernel.pages import decode_cursor, encode_cursor
 from meshway.kernel.principal import Principal
 from meshway.tasks.settings import TaskSettings
-from meshway.tasks.values import TaskOwner, TaskSeen, TaskState
+from meshway.tasks.tokens import record_key, task_token
+from meshway.tasks.values import TaskCause, TaskOwner, TaskSeen, TaskState
 
 __all__ = ["ListFilter", "OwnedPage", "TaskOwners"]
 
 _log = logging.getLogger(__name__)
 
 _PREFIX = "tasks"
-# Longer tokens are replaced by a hash: NATS keys and our own index want names of a bounded length.
-_TOKEN_CHARS_MAX = 200
 _ROUNDS_MAX = 16
 # A page of the store, decoded in about 2 ms, between two turns of the event loop.
 _SCAN_PAGE = 1_000
+# Owners kept in memory, about 1 KB each: follow-ups to tasks that are under way need no read.
+_OWNERS_CACHED = 10_000
+# Records of one write of the store.
+_WRITE_MAX = 500
 # A2A 1.0, ListTasks: pageSize is 1 to 100, 50 when absent.
 _PAGE_SIZE_DEFAULT, _PAGE_SIZE_MAX = 50, 100
 # An agent whose clock runs ahead by more than this does not decide the order of lists.
@@ -83,10 +89,13 @@ class _Remembered:
 class TaskOwners:
     """Owner records over KeyValue, with the latest ones in memory."""
 
-    def __init__(self, key_value: KeyValue, *, settings: TaskSettings) -> None:
+    def __init__(self, key_value: KeyValue, *, settings: TaskSettings, owners_cached: int = _OWNERS_CACHED) -> None:
         self._key_value = key_value
         self._settings = settings
+        self._owners_cached = owners_cached
         self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
+        # Records of the hub's own tasks as they should be, until the store has them.
+        self._kept: dict[tuple[AgentId, str], TaskOwner] = {}
 
     async def record(
         self,
@@ -96,8 +105,9 @@ class TaskOwners:
         instance_id: InstanceId,
         principal_id: PrincipalId,
         now_ms: int,
-    ) -> None:
-        """Remember a task that an answer to `principal_id` showed; stored before this returns.
+        cause: TaskCause | None = None,
+    ) -> TaskOwner:
+        """Remember a task that an answer to `principal_id` showed; stored before this returns. The record as it is.
 
         Costs one write at first sight and at each change of state, nothing otherwise. A task that has an owner keeps
         it; a finished task keeps its state; a status older than the known one is late news and ignored.
@@ -115,32 +125,53 @@ class TaskOwners:
                 created_at_ms=now_ms,
                 status_at_ms=_status_time(seen, now_ms),
             )
+            if cause is not None:
+                owner = msgspec.structs.replace(owner, parent=cause.parent, root=cause.root, call_id=cause.call_id)
             known = await self._create(owner)
             if known is None:
-                return
+                return owner
         elif seen.state is known.owner.state:
-            return
+            return known.owner
         if known.owner.principal_id != principal_id:
             _log.warning(
                 "task_of_another_principal_answered",
                 extra={"agent": agent_id, "task": seen.task_id, "owner": known.owner.principal_id, "to": principal_id},
             )
-        await self._follow(known, seen, now_ms)
+        return await self._follow(known, seen, now_ms)
 
     async def owner_of(self, agent_id: AgentId, task_id: TaskId) -> TaskOwner | None:
         """The record, or None for a task never seen, or seen longer ago than records are kept.
 
         Whether the caller may know is the caller's question. Raises: EngineUnavailable, StoreCorrupt.
         """
+        kept = self._kept.get((agent_id, task_id))
+        if kept is not None:
+            return kept
         known = self._remembered.get((agent_id, task_id))
         if known is not None:
             self._remembered.move_to_end((agent_id, task_id))
             return known.owner
-        (entry,) = await self._key_value.get([_key(agent_id, task_id)])
+        (entry,) = await self._key_value.get([record_key(agent_id, task_id)])
         return None if entry is None else self._remember_entry(entry).owner
 
-    async def list_owned(self, agent_id: AgentId, principal: Principal, query: ListFilter) -> OwnedPage:
-        """The principal's tasks at the agent, an admin's view being everybody's; latest status first, then by id.
+    async def find(self, agent_ids: Sequence[AgentId], task_id: TaskId) -> Sequence[TaskOwner]:
+        """Records of this id at any of the agents: ids of agents' own making may meet. Raises: EngineUnavailable."""
+        found = [kept for agent_id in agent_ids if (kept := self._kept.get((agent_id, task_id))) is not None]
+        if found:
+            return found
+        for start in range(0, len(agent_ids), _SCAN_PAGE):
+            keys = [record_key(agent_id, task_id) for agent_id in agent_ids[start : start + _SCAN_PAGE]]
+            found += [self._remember_entry(entry).owner for entry in await self._key_value.get(keys) if entry]
+        return found
+
+    async def without_record(self, tokens: Sequence[tuple[AgentId, str]]) -> set[tuple[AgentId, str]]:
+        """Of these agents and tokens of tasks, those the hub knows nothing of. Raises: EngineUnavailable."""
+        entries = await self._key_value.get([f"{_PREFIX}.{agent_id}.{token}" for agent_id, token in tokens])
+        kept = {(agent_id, task_token(task_id)) for agent_id, task_id in self._kept}
+        return {each for each, entry in zip(tokens, entries, strict=True) if entry is None} - kept
+
+    async def list_owned(self, agent_id: AgentId | None, principal: Principal, query: ListFilter) -> OwnedPage:
+        """The principal's tasks at the agent (None: at all), an admin's view being everybody's; latest status first.
 
         A page goes on after the last task of the page before, so tasks that begin or move meanwhile repeat none.
         Reads every record of the agent once, in bounded memory. Raises: InvalidRequest, EngineUnavailable.
@@ -154,9 +185,15 @@ class TaskOwners:
         page: list[tuple[int, str, TaskOwner]] = []
         total = 0
         cursor: str | None = None
+        # Some may not be in the store yet, and others are behind there.
+        unseen = {key: owner for key, owner in self._kept.items() if agent_id in (None, owner.agent_id)}
+        prefix = _PREFIX if agent_id is None else f"{_PREFIX}.{agent_id}"
         while True:
-            found = await self._key_value.page(f"{_PREFIX}.{agent_id}", after=cursor, limit=_SCAN_PAGE)
-            owners = [owner for entry in found.entries if _is_listed(owner := _decode(entry), principal, query)]
+            found = await self._key_value.page(prefix, after=cursor, limit=_SCAN_PAGE)
+            present = [self._present(entry, unseen) for entry in found.entries]
+            if found.next_after is None:
+                present += unseen.values()
+            owners = [owner for owner in present if _is_listed(owner, principal, query)]
             total += len(owners)
             fresh = [(-owner.status_at_ms, str(owner.task_id), owner) for owner in owners]
             page += [place for place in fresh if after is None or place[:2] > after]
@@ -170,12 +207,65 @@ class TaskOwners:
         more = encode_cursor(f"{tasks[-1].status_at_ms}:{tasks[-1].task_id}") if len(page) > query.page_size else ""
         return OwnedPage(tasks, more, total)
 
+    def _present(self, entry: KvEntry, unseen: dict[tuple[AgentId, str], TaskOwner]) -> TaskOwner:
+        owner = _decode(entry)
+        unseen.pop((owner.agent_id, owner.task_id), None)
+        return self._kept.get((owner.agent_id, owner.task_id), owner)
+
+    # Records of the hub's own tasks
+
+    def keep(self, owner: TaskOwner) -> None:
+        """Show this record from now on; `write_kept` stores it."""
+        self._kept[owner.agent_id, owner.task_id] = owner
+
+    @property
+    def has_kept(self) -> bool:
+        """Whether some records wait to be stored."""
+        return bool(self._kept)
+
+    async def write_kept(self) -> None:
+        """Store all records that were kept so far, lazily synced. Raises: StorageFull, EngineUnavailable."""
+        for _ in range(_ROUNDS_MAX):
+            batch = list(itertools.islice(self._kept.values(), _WRITE_MAX))
+            if not batch:
+                return
+            outcomes = await self._key_value.write([self._write_of(owner) for owner in batch])
+            for owner, outcome in zip(batch, outcomes, strict=True):
+                self._kept_written(owner, outcome)
+        if self._kept:
+            raise _no_answer()
+
+    def _write_of(self, owner: TaskOwner) -> KvCreate | KvUpdate:
+        known = self._remembered.get((owner.agent_id, owner.task_id))
+        key, ttl_ms = record_key(owner.agent_id, owner.task_id), self._retention_ms(owner.state)
+        if known is None:
+            return KvCreate(key=key, value=_encode(owner), ttl_ms=ttl_ms, durability=Durability.LAZY)
+        return KvUpdate(
+            key=key, value=_encode(owner), revision=known.revision, ttl_ms=ttl_ms, durability=Durability.LAZY
+        )
+
+    def _kept_written(self, owner: TaskOwner, outcome: KvOutcome) -> None:
+        key = (owner.agent_id, owner.task_id)
+        match outcome:
+            case KvWritten():
+                self._remember(_Remembered(owner, outcome.revision))
+                if self._kept.get(key) is owner:
+                    del self._kept[key]
+            case KvConflict(current=KvEntry() as current):
+                # Somebody wrote in between: on top of that, unless it says that all is over.
+                if self._remember_entry(current).owner.state.is_terminal:
+                    self._kept.pop(key, None)
+            case KvConflict():
+                self._remembered.pop(key, None)
+            case Undecided():
+                pass
+
     # Writing
 
     async def _create(self, owner: TaskOwner) -> _Remembered | None:
         """Store a first sight. The record that was there already, or None when this one is now the record."""
         write = KvCreate(
-            key=_key(owner.agent_id, owner.task_id),
+            key=record_key(owner.agent_id, owner.task_id),
             value=_encode(owner),
             ttl_ms=self._retention_ms(owner.state),
             durability=Durability.LAZY,
@@ -193,14 +283,14 @@ class TaskOwners:
                     continue
         raise _no_answer()
 
-    async def _follow(self, known: _Remembered, seen: TaskSeen, now_ms: int) -> None:
+    async def _follow(self, known: _Remembered, seen: TaskSeen, now_ms: int) -> TaskOwner:
         """Bring the stored state up to what was seen; somebody else's write in between is looked at first."""
         for _ in range(_ROUNDS_MAX):
             owner = _after_status(known.owner, seen, now_ms)
             if owner is known.owner:
-                return
+                return owner
             write = KvUpdate(
-                key=_key(owner.agent_id, owner.task_id),
+                key=record_key(owner.agent_id, owner.task_id),
                 value=_encode(owner),
                 revision=known.revision,
                 ttl_ms=self._retention_ms(owner.state),
@@ -210,12 +300,12 @@ class TaskOwners:
             match outcome:
                 case KvWritten():
                     self._remember(_Remembered(owner, outcome.revision))
-                    return
+                    return owner
                 case KvConflict(current=None):
                     # Expired under our eyes; the same owner begins again.
                     again = await self._create(owner)
                     if again is None:
-                        return
+                        return owner
                     known = again
                 case KvConflict(current=KvEntry() as current):
                     known = self._remember_entry(current)
@@ -240,7 +330,7 @@ class TaskOwners:
             return
         self._remembered[key] = known
         self._remembered.move_to_end(key)
-        if len(self._remembered) > self._settings.owners_cached:
+        if len(self._remembered) > self._owners_cached:
             self._remembered.popitem(last=False)
 
 
@@ -282,14 +372,6 @@ def _place_of_token(token: str) -> tuple[int, str]:
         pass
     message = "use the nextPageToken of the page before, unchanged"
     raise InvalidRequest(f"pageToken: {message}", fields=[FieldError("pageToken", message)])
-
-
-def _key(agent_id: AgentId, task_id: TaskId) -> str:
-    token = subject_token(task_id)
-    if len(token) > _TOKEN_CHARS_MAX:
-        # `subject_token` never yields two '=' in a row, so no other id has this token.
-        token = f"=={hashlib.sha256(task_id.encode()).hexdigest()}"
-    return f"{_PREFIX}.{agent_id}.{token}"
 
 
 def _decode(entry: KvEntry) -> TaskOwner:

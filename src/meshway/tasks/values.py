@@ -1,4 +1,4 @@
-"""What the hub knows of a task that an agent owns."""
+"""What the hub knows of a task: its record, and its numbered events."""
 
 import enum
 
@@ -6,7 +6,7 @@ import msgspec
 
 from meshway.kernel.ids import AgentId, ContextId, InstanceId, PrincipalId, TaskId
 
-__all__ = ["TaskOwner", "TaskSeen", "TaskState"]
+__all__ = ["TaskCause", "TaskEvent", "TaskOwner", "TaskParent", "TaskSeen", "TaskState"]
 
 
 class TaskState(enum.Enum):
@@ -26,8 +26,19 @@ class TaskState(enum.Enum):
     def is_terminal(self) -> bool:
         return self in _TERMINAL
 
+    @property
+    def is_interrupted(self) -> bool:
+        """The agent waits for its client."""
+        return self in _INTERRUPTED
+
+    @property
+    def ends_turn(self) -> bool:
+        """Nothing more comes until the client says something, if ever."""
+        return self in _TERMINAL or self in _INTERRUPTED
+
 
 _TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED, TaskState.REJECTED})
+_INTERRUPTED = frozenset({TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED})
 
 
 class TaskSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +49,38 @@ class TaskSeen(msgspec.Struct, frozen=True, kw_only=True):
     state: TaskState
     # The status' own timestamp; None where the agent sent none.
     timestamp_ms: int | None = None
+
+
+class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One event of a task: `body` is an A2A 1.0 StreamResponse as JSON, numbered from 1 without gaps.
+
+    `state` is the task's after it. `turn` and `attempt` say whose word it is, `source` which of that attempt's reports;
+    0 for what the hub itself said.
+    """
+
+    number: int
+    body: bytes
+    state: TaskState
+    at_ms: int
+    turn: int = 1
+    attempt: int = 0
+    source: int = 0
+    instance: str = ""
+
+
+class TaskParent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The task in whose course this one was asked for."""
+
+    agent_id: AgentId
+    task_id: TaskId
+
+
+class TaskCause(msgspec.Struct, frozen=True, kw_only=True):
+    """The call that begins a task of an agent's, and in whose course it is made."""
+
+    call_id: TaskId
+    parent: TaskParent | None = None
+    root: TaskParent | None = None
 
 
 class TaskOwner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,4 +95,20 @@ class TaskOwner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at_ms: int
     # Of the last status seen; ListTasks sorts by it.
     status_at_ms: int
+    # The hub owns the task itself: agents that connect out, and durable deliveries. Its events are the whole truth.
+    hub_owned: bool = False
+    # The last turn that began; each message of the client begins one.
+    turn: int = 1
+    # Attempts that were given back unharmed; they do not count against the maximum.
+    given_back: int = 0
+    # Epoch ms after which the work fails; None: no limit of its own.
+    deadline_ms: int | None = None
+    parent: TaskParent | None = None
+    # The task that stands at the head of the chain of delegation; None: this one.
+    root: TaskParent | None = None
+    # The hub's own name of the call that began a task of the agent's: what it caused knows it by that.
+    call_id: TaskId | None = None
+    # Where the hub delivers durably to an agent with a URL: the agent's own task and the instance that has it.
+    agent_task_id: TaskId | None = None
+    agent_instance_id: InstanceId | None = None
     v: int = 1

@@ -24,8 +24,9 @@ class World:
     def __init__(self, clock, **settings):
         self.clock = clock
         self.key_value = FakeKeyValue(clock)
+        self.cached = settings.pop("owners_cached", 10_000)
         self.settings = TaskSettings(**settings)
-        self.owners = TaskOwners(self.key_value, settings=self.settings)
+        self.owners = TaskOwners(self.key_value, settings=self.settings, owners_cached=self.cached)
 
     def restart(self):
         self.owners = TaskOwners(self.key_value, settings=self.settings)

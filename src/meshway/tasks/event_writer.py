@@ -1,0 +1,115 @@
+"""Writes the events of all tasks, many at once: what comes while one write is under way goes into the next.
+
+One writer per hub keeps the order in which events were handed over. Numbers are given out before: each entry says which
+one it follows, so a hub that was overtaken learns it instead of writing.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from meshway.engine.ports import Appended, Log, LogAppend, LogEntry, LogOutcome, Undecided
+from meshway.kernel.errors import EngineUnavailable, MeshwayError
+from meshway.tasks.values import TaskEvent, TaskState
+
+__all__ = ["EventWriter", "Overtaken", "PendingEvent", "event_of_entry", "header_of"]
+
+# One write of the store; more only makes those wait who came first.
+_BATCH_MAX = 1_000
+_ROUNDS_MAX = 16
+# The one header of an entry: `<state> <turn> <attempt> <source> <instance>`.
+_HEADER = "h"
+_SHORT = {state: state.value.removeprefix("TASK_STATE_").lower() for state in TaskState}
+_LONG = {short: state for state, short in _SHORT.items()}
+
+
+class PendingEvent(msgspec.Struct, kw_only=True, gc=False):
+    """An event on its way into the log. `settled` hears None, or why it is not there."""
+
+    event: TaskEvent
+    entry: LogAppend
+    settled: Callable[["PendingEvent", MeshwayError | None], None]
+
+
+class EventWriter:
+    """`add` and `run` belong to the loop; `run` is a duty of the hub."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._waiting: list[PendingEvent] = []
+        self._work = asyncio.Event()
+
+    def add(self, pending: Sequence[PendingEvent]) -> None:
+        """Write these after everything added before; each is `settled` once, in order."""
+        self._waiting.extend(pending)
+        self._work.set()
+
+    async def run(self) -> None:
+        """Write for ever."""
+        while True:
+            await self._work.wait()
+            batch = self._waiting[:_BATCH_MAX]
+            del self._waiting[:_BATCH_MAX]
+            if not self._waiting:
+                self._work.clear()
+            if batch:
+                await self._write(batch)
+
+    async def flush(self) -> None:
+        """Write what waits; for a hub that ends, after `run` was cancelled."""
+        while self._waiting:
+            batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
+            await self._write(batch)
+
+    async def _write(self, batch: Sequence[PendingEvent]) -> None:
+        try:
+            outcomes = await self._append([pending.entry for pending in batch])
+        except MeshwayError as error:
+            for pending in batch:
+                pending.settled(pending, error)
+            return
+        for pending, outcome in zip(batch, outcomes, strict=True):
+            pending.settled(pending, None if isinstance(outcome, Appended) else _failure(outcome))
+
+    async def _append(self, entries: Sequence[LogAppend]) -> Sequence[LogOutcome]:
+        """Raises: EngineUnavailable, StorageFull. What stays undecided is `Undecided`."""
+        outcomes = list(await self._log.append(entries))
+        for _ in range(_ROUNDS_MAX):
+            open_places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Undecided)]
+            if not open_places:
+                break
+            again = await self._log.append([entries[place] for place in open_places])
+            for place, outcome in zip(open_places, again, strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+
+class Overtaken(EngineUnavailable):
+    """Another hub has written to this task meanwhile: read it anew before writing on."""
+
+
+def _failure(outcome: LogOutcome) -> MeshwayError:
+    if isinstance(outcome, Undecided):
+        return EngineUnavailable("The store does not say whether the event of the task was kept; try again.")
+    return Overtaken("Another hub has gone on with this task; try again.")
+
+
+def header_of(event: TaskEvent) -> dict[str, str]:
+    """What an entry says beside the event's body."""
+    return {_HEADER: f"{_SHORT[event.state]} {event.turn} {event.attempt} {event.source} {event.instance}"}
+
+
+def event_of_entry(entry: LogEntry) -> TaskEvent:
+    """The event an entry of the log holds."""
+    short, turn, attempt, source, instance = entry.headers[_HEADER].split(" ", 4)
+    return TaskEvent(
+        number=entry.sequence,
+        body=entry.data,
+        state=_LONG[short],
+        at_ms=entry.timestamp_ms,
+        turn=int(turn),
+        attempt=int(attempt),
+        source=int(source),
+        instance=instance,
+    )

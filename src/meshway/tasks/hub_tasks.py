@@ -1,0 +1,160 @@
+"""Tasks that the hub owns: their events and records, written together and in the right order.
+
+The only place that appends to the log of such a task. A task is accepted when its inbox has it; event and record follow
+at once, and are made again from the inbox where a crash lost them.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from meshway.kernel.clock import Clock
+from meshway.kernel.ids import AgentId, InstanceId, TaskId, new_id
+from meshway.tasks import event_bodies
+from meshway.tasks.inbox import Inbox, InboxItem
+from meshway.tasks.owners import TaskOwners
+from meshway.tasks.track import Draft, Track
+from meshway.tasks.tracks import TaskTracks
+from meshway.tasks.turn_closer import TurnCloser
+from meshway.tasks.values import TaskOwner, TaskState
+
+__all__ = ["HubTasks"]
+
+_NOBODY = InstanceId("")
+
+
+class HubTasks:
+    """Used from the event loop only."""
+
+    def __init__(
+        self, *, tracks: TaskTracks, owners: TaskOwners, inbox: Inbox, closer: TurnCloser, clock: Clock
+    ) -> None:
+        self.tracks = tracks
+        self.owners = owners
+        self.inbox = inbox
+        self._closer = closer
+        self._clock = clock
+
+    async def accept(self, item: InboxItem) -> Track:
+        """Take on a new task: on disk when this returns.
+
+        Raises: InboxFull, StorageFull, EngineUnavailable; it may then have been accepted none the less.
+        """
+        track = self.tracks.new(item.agent_id, item.task_id, context_id=item.context_id)
+        track.pins += 1
+        try:
+            await self.inbox.put(item)
+            await self._open_turn(track, item)
+        finally:
+            track.pins -= 1
+        return track
+
+    async def begin_turn(self, track: Track, item: InboxItem) -> bool:
+        """Take on a further turn; False: somebody else has begun the same one. Raises: as `accept`."""
+        if not await self.inbox.put(item):
+            return False
+        await self._open_turn(track, item)
+        return True
+
+    async def found(self, item: InboxItem) -> tuple[Track, TaskOwner]:
+        """Track and record of a turn that lies in an inbox, made good. Raises: StorageFull, EngineUnavailable."""
+        track = await self.tracks.open(item.agent_id, item.task_id, context_id=item.context_id)
+        await self._open_turn(track, item)
+        owner = await self.owners.owner_of(item.agent_id, item.task_id)
+        if owner is None:
+            owner = _owner_of(item)
+            self._closer.keep(owner)
+        if owner.state is not track.written_state:
+            owner = self._followed(owner, track)
+            self._closer.keep(owner)
+        return track, owner
+
+    async def _open_turn(self, track: Track, item: InboxItem) -> None:
+        """The event that begins the turn, and the record, unless they are there: whoever comes first writes them."""
+        if track.last and track.turn >= item.turn:
+            return
+        owner = await self.owners.owner_of(item.agent_id, item.task_id) if item.turn > 1 else None
+        if track.last and track.turn >= item.turn:
+            return
+        draft = Draft(body=bytes(item.opening), state=TaskState.SUBMITTED, turn=item.turn)
+        written = track.append([draft], at_ms=item.created_at_ms)
+        if owner is None:
+            self._closer.keep(_owner_of(item))
+        else:
+            begun = {"state": TaskState.SUBMITTED, "status_at_ms": item.created_at_ms, "turn": item.turn}
+            self._closer.keep(msgspec.structs.replace(owner, **begun, deadline_ms=item.deadline_ms))
+        await written
+
+    async def append(self, track: Track, drafts: Sequence[Draft], *, instance_id: InstanceId | None = None) -> None:
+        """Have these events written, and the record follow. Raises: StorageFull, EngineUnavailable."""
+        await track.append(drafts, at_ms=self._clock.now_ms())
+        await self.follow(track, instance_id=instance_id)
+
+    async def follow(self, track: Track, *, instance_id: InstanceId | None = None) -> None:
+        """Bring the record up to what was written; `instance_id` has the task now. Raises: EngineUnavailable."""
+        owner = await self.owners.owner_of(track.agent_id, track.task_id)
+        if owner is None:
+            return
+        followed = self._followed(owner, track)
+        if instance_id is not None and followed.instance_id != instance_id:
+            followed = msgspec.structs.replace(followed, instance_id=instance_id)
+        if followed is not owner:
+            self._closer.keep(followed)
+
+    async def say(
+        self, track: Track, state: TaskState, *, text: str | None = None, metadata: dict[str, object] | None = None
+    ) -> None:
+        """The hub's own word about a task. Raises: StorageFull, EngineUnavailable."""
+        body = event_bodies.status(
+            track.task_id,
+            track.context_id,
+            state,
+            at_ms=self._clock.now_ms(),
+            text=text,
+            message_id=new_id(),
+            metadata=metadata,
+        )
+        await self.append(track, [self.draft(track, body, state)])
+
+    def draft(self, track: Track, body: bytes, state: TaskState) -> Draft:
+        """The hub's word in the course of the present attempt, which goes on or ends with it."""
+        return Draft(
+            body=body, state=state, turn=track.turn, attempt=track.attempt, source=track.source, instance=track.instance
+        )
+
+    def change(self, owner: TaskOwner, **changes: object) -> TaskOwner:
+        """Keep a changed record."""
+        changed = msgspec.structs.replace(owner, **changes)
+        self._closer.keep(changed)
+        return changed
+
+    def close_turn(self, engine_id: str) -> None:
+        """The turn of this hand-out is over: out of the inbox, once its record is stored."""
+        self._closer.close(engine_id)
+
+    async def track_of(self, owner: TaskOwner) -> Track:
+        """Raises: EngineUnavailable."""
+        return await self.tracks.open(owner.agent_id, owner.task_id, context_id=owner.context_id or "")
+
+    def _followed(self, owner: TaskOwner, track: Track) -> TaskOwner:
+        if owner.state is track.written_state:
+            return owner
+        return msgspec.structs.replace(owner, state=track.written_state, status_at_ms=self._clock.now_ms())
+
+
+def _owner_of(item: InboxItem) -> TaskOwner:
+    return TaskOwner(
+        task_id=TaskId(item.task_id),
+        context_id=item.context_id,
+        agent_id=AgentId(item.agent_id),
+        instance_id=_NOBODY,
+        principal_id=item.principal_id,
+        state=TaskState.SUBMITTED,
+        created_at_ms=item.created_at_ms,
+        status_at_ms=item.created_at_ms,
+        hub_owned=True,
+        turn=item.turn,
+        deadline_ms=item.deadline_ms,
+        parent=item.parent,
+        root=item.root,
+    )

@@ -1,0 +1,103 @@
+"""What was missed while a stream of an agent was broken, told from the task as the agent shows it afterwards. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from meshway.tasks.event_bodies import artifact_chunk, status_update
+from meshway.tasks.picture import PicturedArtifact, TaskPicture
+
+__all__ = ["missed_events"]
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.Decoder().decode
+# What ProtoJSON leaves out of one answer and another serialiser writes into the next.
+_EMPTY = frozenset({b"null", b'""', b"[]", b"{}", b"false"})
+
+
+def missed_events(picture: TaskPicture, snapshot: bytes, *, task_id: str) -> list[bytes]:
+    """Events that bring the picture to the agent's own Task (A2A 1.0 JSON): artifacts first, the status last.
+
+    A text that grew is continued, also where the agent keeps in one part what it sent in several; what changed in any
+    other way is sent whole. Nothing comes of an equal task, and nothing after the end of one.
+    Raises: msgspec.DecodeError when the snapshot is no Task.
+    """
+    if picture.state.is_terminal:
+        return []
+    present = TaskPicture.of_task(snapshot)
+    context_id = picture.context_id or present.context_id
+    ends = present.state.is_terminal
+    events: list[bytes] = []
+    for artifact_id, artifact in present.artifacts.items():
+        missing, appends = _missing_parts(picture.artifacts.get(artifact_id), artifact)
+        if missing is not None:
+            fields = {"artifactId": artifact_id} if appends else artifact.fields
+            events.append(artifact_chunk(task_id, context_id, fields, missing, append=appends, last_chunk=ends))
+    said, heard = (_canonical(each.status_message or b"null") for each in (present, picture))
+    if present.state is not picture.state or said != heard:
+        fresh = {name: raw for name, raw in present.metadata.items() if picture.metadata.get(name) != raw}
+        events.append(status_update(task_id, context_id, present.status, metadata=fresh))
+    return events
+
+
+def _missing_parts(known: PicturedArtifact | None, present: PicturedArtifact) -> tuple[Sequence[object] | None, bool]:
+    """The parts to send, None when there are none, and whether they continue what is known."""
+    if known is None or _substance(known.fields) != _substance(present.fields):
+        return present.parts, False
+    before, after = _substances(known.parts), _substances(present.parts)
+    if before == after[: len(before)]:
+        return present.parts[len(before) :] or None, True
+    rest = _rest(_merged(known.parts), _merged(present.parts))
+    return (present.parts, False) if rest is None else (rest or None, True)
+
+
+def _rest(known: list[object], present: list[object]) -> list[object] | None:
+    """What follows `known` in `present`; None when it does not begin with it. A last text may go on."""
+    same = len(known) - 1
+    if same < 0 or known[:same] != present[:same] or same >= len(present):
+        return None
+    last, next_ = known[same], present[same]
+    if last == next_:
+        return present[same + 1 :]
+    if isinstance(last, _Text) and isinstance(next_, _Text) and next_.text.startswith(last.text):
+        return [_Text(next_.text[len(last.text) :]), *present[same + 1 :]]
+    return None
+
+
+class _Text(msgspec.Struct, frozen=True):
+    """A part that is a text and nothing else; encoded, it is the part."""
+
+    text: str
+
+
+def _merged(parts: Sequence[msgspec.Raw]) -> list[object]:
+    """The parts, bare texts that follow one another being one."""
+    merged: list[object] = []
+    run: list[str] = []
+    for part in parts:
+        value = _decode(part)
+        if isinstance(value, dict) and value.keys() == {"text"} and isinstance(value["text"], str):
+            run.append(value["text"])
+            continue
+        if run:
+            merged.append(_Text("".join(run)))
+            run = []
+        merged.append(msgspec.Raw(_encode(value)))
+    if run:
+        merged.append(_Text("".join(run)))
+    return merged
+
+
+def _substances(parts: Sequence[msgspec.Raw]) -> list[bytes]:
+    return [_canonical(part) for part in parts]
+
+
+def _substance(fields: Mapping[str, msgspec.Raw]) -> dict[str, bytes]:
+    """What two objects must share to say the same."""
+    canonical = {name: _canonical(raw) for name, raw in fields.items()}
+    return {name: value for name, value in canonical.items() if value not in _EMPTY}
+
+
+def _canonical(raw: bytes) -> bytes:
+    """The same bytes for the same JSON value, however it was written."""
+    return _encode(_decode(raw))
