@@ -29,6 +29,10 @@ class FakeLinkHub:
         self.received: list[frames.ClientFrame] = []
         self.connections: list[ServerConnection] = []
         self.handshakes: list[Headers] = []
+        # Of agents: what `accept_all` confirmed.
+        self.reports: list[frames.ReportItem] = []
+        self.task_settlements: list[frames.TaskSettlement] = []
+        self.lease_ms = 30_000
         self.answer: Callable[[ServerConnection, frames.ClientFrame], Awaitable[None]] = self.accept_all
         self.refuse_with: tuple[int, bytes] | None = None
         self.frame_bytes_max = 1_000_000
@@ -85,7 +89,19 @@ class FakeLinkHub:
         match frame:
             case frames.Subscribe():
                 await _tell(connection, frames.Subscribed(id=frame.id))
-            case frames.Unsubscribe():
+            case frames.Serve():
+                states = [
+                    frames.HoldState(delivery_id=each.delivery_id, held=True, source=each.source)
+                    for each in frame.holds
+                ]
+                await _tell(connection, self.served(frame, states))
+            case frames.Report():
+                self.reports += frame.reports
+                await _tell(connection, frames.Reported(ref=frame.ref, outcomes=_kept(frame.reports)))
+            case frames.SettleTasks():
+                self.task_settlements += frame.settlements
+                await _tell(connection, frames.Settled(ref=frame.ref, outcomes=["done"] * len(frame.settlements)))
+            case frames.Unsubscribe() | frames.Bye():
                 await _tell(connection, frames.Unsubscribed(id=frame.id))
             case frames.Publish():
                 ids = [each["id"] for each in json.loads(bytes(frame.messages))]
@@ -100,6 +116,10 @@ class FakeLinkHub:
                 await _tell(connection, frames.Response(ref=frame.ref, executed=True, data=frame.data, cache="off"))
             case frames.Ack():
                 await _tell(connection, frames.Acked(ref=frame.ref, sequence=frame.sequence))
+
+    def served(self, frame: frames.Serve, states: list[frames.HoldState]) -> frames.Served:
+        """The answer to an instance of an agent."""
+        return frames.Served(id=frame.id, instance=frame.instance, lease_ms=self.lease_ms, grace_ms=5_000, holds=states)
 
     def _gate(self, connection: ServerConnection, request: HandshakeRequest) -> HandshakeResponse | None:
         self.handshakes.append(request.headers)
@@ -134,6 +154,11 @@ class FakeLinkHub:
 
 async def _tell(connection: ServerConnection, frame: frames.HubFrame) -> None:
     await connection.send(msgspec.json.encode(frame), text=True)
+
+
+def _kept(reports: list[frames.ReportItem]) -> list[frames.ReportOutcome]:
+    last = {item.delivery_id: item.source for item in reports}
+    return [frames.ReportOutcome(delivery_id=each, outcome="done", source=source) for each, source in last.items()]
 
 
 def document(message_id: str, data: object = None, *, channel: str = "c", **more: object) -> msgspec.Raw:

@@ -1,6 +1,6 @@
 """The control plane with everything real below it, except the registry's store (in memory) and the network (a dict).
 
-Channels stand on an embedded engine in a folder of their own.
+Channels and tasks stand on an embedded engine in a folder of their own. Agents by URL have a card and answer no call.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import random
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from meshway.assembly.channels import ChannelGround, build_channels
 from meshway.assembly.duties import Duties
+from meshway.assembly.tasks import TaskGround, Tasks, build_tasks
 from meshway.edges.rest import AgentUseCases, HubStatus, RestServices, RestSettings, build_rest_app
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
 from meshway.engine.ports import EngineHealth
@@ -31,6 +32,8 @@ from meshway.gateway.heartbeat_agent import HeartbeatAgent
 from meshway.gateway.instance_reader import InstanceReader
 from meshway.gateway.manage_instances import ManageInstances
 from meshway.gateway.manage_keys import ManageKeys
+from meshway.gateway.ports import AgentCall, AgentReply, AgentStream
+from meshway.gateway.push_ports import Notification, NotificationAnswer
 from meshway.gateway.register_agent import RegisterAgent
 from meshway.gateway.registry_places import RegistryPlaces
 from meshway.gateway.remove_agent import RemoveAgent
@@ -45,12 +48,15 @@ from meshway.registry.agent_store import AgentStore
 from meshway.registry.directory import Directory
 from meshway.registry.presence_tracker import PresenceTracker
 from meshway.registry.settings import RegistrySettings
-from meshway.registry.values import CardFacts
+from meshway.registry.values import Agent, CardFacts, Instance
 from meshway.routing.balancer import Balancer
 from meshway.routing.settings import RoutingSettings
 from meshway.security.credentials import read_credentials
 from meshway.security.keys import KeyRing
+from meshway.security.push_signing import PushSigner
 from meshway.security.settings import AuthSettings
+from meshway.settings.model import Settings
+from meshway.tasks.settings import TaskSettings
 from meshway.testing.fake_key_value import FakeKeyValue
 from meshway.testing.registry_fakes import FakeEgress, FakeSecretBox
 
@@ -139,25 +145,50 @@ class RestHub:
         return registered
 
 
+class NobodyAnswers:
+    """AgentTransport and NotificationSender without a network."""
+
+    async def call(self, agent: Agent, instance: Instance, call: AgentCall) -> AgentReply | AgentStream:
+        raise UpstreamUnreachable(f"Nobody answers at {instance.url}.")
+
+    async def send(self, notification: Notification) -> NotificationAnswer:
+        raise UpstreamUnreachable(f"Nobody answers at {notification.url}.")
+
+
 @asynccontextmanager
-async def channel_verbs(admission: Admission, settings: MessagingSettings) -> AsyncIterator[ChannelUseCases]:
-    """The verbs of channels on an engine of their own."""
-    clock, metrics = SystemClock(), NullMetrics()
-    with tempfile.TemporaryDirectory() as folder:
-        engine = await open_embedded_engine(Path(folder), settings=EmbeddedSettings(), clock=clock, metrics=metrics)
-        try:
-            async with Duties() as duties:
-                ground = ChannelGround(
-                    engine=engine,
-                    admission=admission,
-                    secret_box=FakeSecretBox(),
-                    settings=settings,
-                    clock=clock,
-                    metrics=metrics,
-                )
-                yield (await build_channels(ground, duties)).use_cases
-        finally:
-            await engine.close()
+async def rooms_of_work(
+    places: RegistryPlaces, balancer: Balancer, settings: Settings
+) -> AsyncIterator[tuple[ChannelUseCases, Tasks]]:
+    """Channels and tasks on an engine of their own."""
+    clock, metrics, nobody = places.clock, NullMetrics(), NobodyAnswers()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        engine = await open_embedded_engine(folder, settings=EmbeddedSettings(), clock=clock, metrics=metrics)
+        stack.push_async_callback(engine.close)
+        duties = await stack.enter_async_context(Duties())
+        channel_ground = ChannelGround(
+            engine=engine,
+            admission=places.admission,
+            secret_box=FakeSecretBox(),
+            settings=settings.messaging,
+            clock=clock,
+            metrics=metrics,
+        )
+        task_ground = TaskGround(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            engine=engine,
+            secret_box=FakeSecretBox(),
+            egress=FakeEgress(),
+            registry=places,
+            balancer=balancer,
+            transport=nobody,
+            sender=nobody,
+            signer=PushSigner(bytes(32), issuer="http://hub"),
+        )
+        channels = (await build_channels(channel_ground, duties)).use_cases
+        yield channels, await build_tasks(task_ground, duties, stack)
 
 
 @asynccontextmanager
@@ -167,6 +198,7 @@ async def rest_hub(
     settings: RestSettings | None = None,
     registry: RegistrySettings | None = None,
     messaging: MessagingSettings | None = None,
+    tasks: TaskSettings | None = None,
     is_started: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[RestHub]:
     clock, store, network, engine = SystemClock(), FakeKeyValue(), Network(), FakeEngine()
@@ -188,38 +220,46 @@ async def rest_hub(
         settings=registry,
     )
     status = HubStatus(version="1.2.3", engine=engine, is_started=is_started, agents_count=lambda: len(directory))
-    async with channel_verbs(admission, messaging or MessagingSettings()) as channels:
-        services = RestServices(
-            agents=AgentUseCases(
-                register=RegisterAgent(places),
-                find=FindAgents(places),
-                show=ShowAgent(places),
-                update=UpdateAgent(places),
-                remove=RemoveAgent(places),
-                drain=DrainAgent(places),
-                resume=ResumeAgent(places),
-                heartbeat=HeartbeatAgent(places, balancer),
-                instances=ManageInstances(places),
-                watch=WatchAgents(places),
-                in_flight=balancer.in_flight,
-            ),
-            channels=channels,
-            keys=ManageKeys(keys, admission, clock=clock),
-            status=status,
-            principal_of=lambda headers: keys.authenticate(read_credentials(headers)),
-            render_metrics=lambda: (b"meshway_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
-            metrics=NullMetrics(),
-        )
-        app = build_rest_app(services, settings)
-        async with asyncio.TaskGroup() as duties:
-            follow = duties.create_task(directory.run())
-            await directory.wait_ready()
-            await keys.start()
+    whole = Settings(messaging=messaging or MessagingSettings(), tasks=tasks or TaskSettings())
+    async with asyncio.TaskGroup() as duties:
+        follow = duties.create_task(directory.run())
+        await directory.wait_ready()
+        await keys.start()
+        async with rooms_of_work(places, balancer, whole) as (channels, work):
+            services = RestServices(
+                agents=_agent_use_cases(places, balancer),
+                channels=channels,
+                tasks=work.use_cases,
+                audit=work.audit,
+                push_jwks=PushSigner(bytes(32), issuer="http://hub").jwks,
+                keys=ManageKeys(keys, admission, clock=clock),
+                status=status,
+                principal_of=lambda headers: keys.authenticate(read_credentials(headers)),
+                render_metrics=lambda: (b"meshway_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
+                metrics=NullMetrics(),
+            )
+            app = build_rest_app(services, settings)
             transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
                 yield RestHub(app, http, network, store, keys, engine, status, balancer, services)
-            await keys.aclose()
-            follow.cancel()
+        await keys.aclose()
+        follow.cancel()
+
+
+def _agent_use_cases(places: RegistryPlaces, balancer: Balancer) -> AgentUseCases:
+    return AgentUseCases(
+        register=RegisterAgent(places),
+        find=FindAgents(places),
+        show=ShowAgent(places),
+        update=UpdateAgent(places),
+        remove=RemoveAgent(places),
+        drain=DrainAgent(places),
+        resume=ResumeAgent(places),
+        heartbeat=HeartbeatAgent(places, balancer),
+        instances=ManageInstances(places),
+        watch=WatchAgents(places),
+        in_flight=balancer.in_flight,
+    )
 
 
 @asynccontextmanager

@@ -320,12 +320,18 @@ def _invalid(faults: Sequence[FieldError]) -> InvalidRequest:
 # --- Serving ----------------------------------------------------------------------------------------------------------
 
 
-def serve_card(facts: CardFacts, *, base_url: str, style: CardStyle, hub_requires_key: bool) -> bytes:
+def serve_card(
+    facts: CardFacts, *, base_url: str, style: CardStyle, hub_requires_key: bool, hub_notifies: bool = False
+) -> bytes:
     """The card of an agent as the hub shows it: same agent, the hub's addresses, the hub's way to authenticate.
 
-    The same arguments give the same bytes, so their hash can be the ETag. `base_url` is the agent's URL at the hub.
+    The same arguments give the same bytes, so their hash can be the ETag. `base_url` is the agent's URL at the hub;
+    `hub_notifies` whether the hub delivers push notifications for it.
     """
     core: JsonObject = msgspec.json.decode(facts.document)
+    if hub_notifies:
+        capabilities = core.get("capabilities")
+        core["capabilities"] = {**(capabilities if isinstance(capabilities, dict) else {}), "pushNotifications": True}
     return msgspec.json.encode(_serve(core, base_url, style, hub_requires_key=hub_requires_key))
 
 

@@ -90,6 +90,10 @@ ERROR_TABLE: dict[str, _Kind] = {
     "reader_not_found": _Kind(jsonrpc.SERVER_ERROR, 404, "NOT_FOUND", "READER_NOT_FOUND", jsonrpc_status=404),
     "blob_not_found": _Kind(jsonrpc.SERVER_ERROR, 404, "NOT_FOUND", "BLOB_NOT_FOUND", jsonrpc_status=404),
     "conflict": _Kind(jsonrpc.INVALID_PARAMS, 409, "ABORTED", "CONFLICT"),
+    "idempotency_key_reused": _Kind(jsonrpc.INVALID_PARAMS, 409, "ABORTED", "IDEMPOTENCY_KEY_REUSED"),
+    "delegation_refused": _Kind(jsonrpc.SERVER_ERROR, 403, "FAILED_PRECONDITION", "DELEGATION_REFUSED"),
+    "task_not_cancelable": _A2A_KINDS["TaskNotCancelableError"],
+    "push_unsupported": _A2A_KINDS["PushNotificationNotSupportedError"],
     "operation_unsupported": _A2A_KINDS["UnsupportedOperationError"],
     "extended_card_missing": _A2A_KINDS["ExtendedAgentCardNotConfiguredError"],
     "egress_denied": _Kind(jsonrpc.INTERNAL_ERROR, 403, "PERMISSION_DENIED", "EGRESS_DENIED"),
@@ -102,6 +106,11 @@ ERROR_TABLE: dict[str, _Kind] = {
     "storage_full": _Kind(jsonrpc.INTERNAL_ERROR, 507, "RESOURCE_EXHAUSTED", "STORAGE_FULL"),
     "capacity_reached": _Kind(jsonrpc.SERVER_ERROR, 429, "RESOURCE_EXHAUSTED", "CAPACITY_REACHED", jsonrpc_status=429),
     "channel_full": _Kind(jsonrpc.SERVER_ERROR, 429, "RESOURCE_EXHAUSTED", "CHANNEL_FULL", jsonrpc_status=429),
+    "inbox_full": _Kind(jsonrpc.SERVER_ERROR, 429, "RESOURCE_EXHAUSTED", "INBOX_FULL", jsonrpc_status=429),
+    "own_limit_reached": _Kind(
+        jsonrpc.SERVER_ERROR, 429, "RESOURCE_EXHAUSTED", "OWN_LIMIT_REACHED", jsonrpc_status=429
+    ),
+    "agent_stopped": _Kind(jsonrpc.INTERNAL_ERROR, 503, "UNAVAILABLE", "AGENT_STOPPED"),
     "draining": _Kind(jsonrpc.INTERNAL_ERROR, 503, "UNAVAILABLE", "DRAINING"),
     "upstream_unreachable": _Kind(jsonrpc.INTERNAL_ERROR, 503, "UNAVAILABLE", "UPSTREAM_UNAVAILABLE"),
     "upstream_broken": _Kind(jsonrpc.INTERNAL_ERROR, 502, "UNAVAILABLE", "UPSTREAM_BROKEN"),
@@ -232,6 +241,8 @@ def _wire_error(error: MeshwayError, kind: _Kind, agent: str | None) -> WireErro
         metadata["agent"] = named
     if error.may_have_acted:
         metadata["mayHaveActed"] = "true"
+    # Which limit was met, for programs; what is no text only a problem document can hold.
+    metadata |= {name: text for name, text in error.extensions.items() if isinstance(text, str)}
     details: list[Any] = [_error_info(kind, metadata)]
     if error.fields:
         violations = [{"field": fault.field, "description": fault.message} for fault in error.fields]

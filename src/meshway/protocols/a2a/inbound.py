@@ -23,7 +23,7 @@ from meshway.protocols.a2a.translation import legacy_of, lower_event, lower_resu
 from meshway.registry.values import AgentInterface
 from meshway.tasks.values import TaskSeen
 
-__all__ = ["StreamTranslator", "WireReply", "decode_reply"]
+__all__ = ["StreamTranslator", "WireReply", "decode_answer", "decode_or_none", "decode_reply", "source_dialect"]
 
 _Op = AgentOperation
 _DELETE_PUSH_CONFIG = _Op.DELETE_PUSH_CONFIG
@@ -50,7 +50,7 @@ class _Answer(msgspec.Struct):
     error: msgspec.Raw = _EMPTY
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
+decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 
@@ -63,7 +63,7 @@ def decode_reply(
     A JSON-RPC answer is sent with HTTP 200 whatever status it came with: stock clients hide errors behind any other.
     Raises: UpstreamInvalid when the agent answered with something that is not A2A.
     """
-    dialect = _dialect_of(source)
+    dialect = source_dialect(source)
     if request.operation is _DELETE_PUSH_CONFIG and dialect.binding is not _HTTP_JSON:
         body = _with_result(body)
     if dialect is not request.dialect:
@@ -83,7 +83,7 @@ def decode_reply(
 
 def _with_result(body: bytes) -> bytes:
     """The stock 0.3 server leaves out a result of null; JSON-RPC demands the member."""
-    envelope = _decode_or_none(body)
+    envelope = decode_or_none(body)
     if isinstance(envelope, dict) and envelope.get("jsonrpc") == "2.0" and not {"result", "error"} & envelope.keys():
         return _encode(envelope | {"result": None})
     return body
@@ -92,7 +92,7 @@ def _with_result(body: bytes) -> bytes:
 def _check_unusual_answer(error: Exception, status: int, body: bytes) -> None:
     """An answer whose result has another shape than expected is the client's to judge; anything else is no answer."""
     try:
-        answer = _decode_answer(body)
+        answer = decode_answer(body)
     except _UNREADABLE:
         raise _not_a2a(status, f"no JSON-RPC: {error}") from None
     if not answer.result and not answer.error:
@@ -114,7 +114,7 @@ def _same_rest_reply(
     try:
         task = reader(body).seen()
     except msgspec.ValidationError:
-        if not isinstance(_decode_or_none(body), dict):
+        if not isinstance(decode_or_none(body), dict):
             raise _not_a2a(status, "not a JSON object") from None
     except _UNREADABLE as error:
         raise _not_a2a(status, str(error)) from None
@@ -157,7 +157,7 @@ def _outcome(request: A2ARequest, source: Dialect, status: int, body: bytes) -> 
         if status >= 300:
             raise _not_a2a(status, "a redirect, which the hub does not follow")
         return None if request.operation is _Op.DELETE_PUSH_CONFIG else _decode_any(body)
-    answer = _decode_answer(body)
+    answer = decode_answer(body)
     if answer.error and bytes(answer.error) != b"null":
         return read_jsonrpc_error(_decode_any(answer.error))
     if not answer.result:
@@ -189,7 +189,7 @@ class StreamTranslator:
         self, request: A2ARequest, source: AgentInterface, *, event_bytes_max: int = sse.EVENT_BYTES_MAX
     ) -> None:
         self._request = request
-        self._source = _dialect_of(source)
+        self._source = source_dialect(source)
         self._same = self._source is request.dialect
         self._reader = head_reader(_Op.STREAM_MESSAGE, self._source)
         self._parser = sse.SseParser(event_bytes_max=event_bytes_max)
@@ -210,12 +210,14 @@ class StreamTranslator:
     def finish(self) -> list[tuple[bytes, TaskSeen | None]]:
         """At the end of the stream: a last event without its blank line counts if it is whole, else it is dropped."""
         event = self._parser.finish()
-        if event is None or not isinstance(_decode_or_none(event.data), dict):
+        if event is None or not isinstance(decode_or_none(event.data), dict):
             return []
-        if self._same:
-            return [self._pass(event)]
-        translated = self._translate(event)
+        translated = self.translate(event)
         return [] if translated is None else [translated]
+
+    def translate(self, event: sse.SseEvent) -> tuple[bytes, TaskSeen | None] | None:
+        """What `feed` gives for this event; None for one that the client is not to see. Raises: UpstreamInvalid."""
+        return self._pass(event) if self._same else self._translate(event)
 
     def _pass(self, event: sse.SseEvent) -> tuple[bytes, TaskSeen | None]:
         if event.event and event.event != b"message":
@@ -223,7 +225,7 @@ class StreamTranslator:
         try:
             return event.raw, self._reader(event.data).seen()
         except msgspec.ValidationError as error:
-            if not isinstance(_decode_or_none(event.data), dict):
+            if not isinstance(decode_or_none(event.data), dict):
                 raise _broken_event(str(error)) from None
             # An object of a shape the hub does not know: what comes after 1.0 passes.
             return event.raw, None
@@ -256,7 +258,7 @@ class StreamTranslator:
     def _event_outcome(self, event: sse.SseEvent) -> Json:
         """The decoded payload of one event, or its error."""
         if self._source.binding is Binding.JSONRPC:
-            answer = _decode_answer(event.data)
+            answer = decode_answer(event.data)
             if answer.error and bytes(answer.error) != b"null":
                 return read_jsonrpc_error(_decode_any(answer.error))
             if not answer.result:
@@ -281,7 +283,8 @@ def _broken_event(why: str) -> UpstreamInvalid:
 # --- Small things -----------------------------------------------------------------------------------------------------
 
 
-def _dialect_of(source: AgentInterface) -> Dialect:
+def source_dialect(source: AgentInterface) -> Dialect:
+    """How to read what the interface sends. Raises: UpstreamInvalid."""
     dialect = dialect_of(source)
     if dialect is None:
         raise UpstreamInvalid(f"the hub does not speak {source.binding} {source.version}")
@@ -289,10 +292,11 @@ def _dialect_of(source: AgentInterface) -> Dialect:
 
 
 def _rest_error_of(status: int, body: bytes) -> WireError | None:
-    return read_rest_error(status, _decode_or_none(body))
+    return read_rest_error(status, decode_or_none(body))
 
 
-def _decode_or_none(body: bytes) -> Json:
+def decode_or_none(body: bytes) -> Json:
+    """What this JSON says; None where it is none."""
     try:
         return _decode_any(body)
     except _UNREADABLE:

@@ -22,12 +22,16 @@ __all__ = [
     "Accepted",
     "Ack",
     "Acked",
+    "Bye",
+    "CancelTasks",
     "ClientFrame",
     "Credit",
     "Deliveries",
     "Delivery",
     "Draining",
     "Error",
+    "Hold",
+    "HoldState",
     "HubFrame",
     "Messages",
     "Missed",
@@ -37,14 +41,24 @@ __all__ = [
     "Publish",
     "Replied",
     "Reply",
+    "Report",
+    "ReportItem",
+    "ReportOutcome",
+    "Reported",
     "Request",
     "RequestItem",
     "Requests",
     "Response",
+    "Serve",
+    "Served",
     "Settle",
+    "SettleTasks",
     "Settled",
     "Subscribe",
     "Subscribed",
+    "TaskDelivery",
+    "TaskSettlement",
+    "Tasks",
     "Unsubscribe",
     "Unsubscribed",
     "Welcome",
@@ -150,8 +164,110 @@ class Ping(msgspec.Struct, kw_only=True, tag="ping", tag_field="type"):
     ref: str = ""
 
 
-ClientFrame = Subscribe | Credit | Unsubscribe | Settle | Ack | Reply | Publish | Request | Ping
-CLIENT_FRAME_TYPES = ("ack", "credit", "ping", "publish", "reply", "request", "settle", "subscribe", "unsubscribe")
+# --- client to hub: instances of agents that connect out ---
+
+
+class Hold(msgspec.Struct, kw_only=True):
+    """A task this instance still works on; `source` is the number of its last report that the hub confirmed, or 0."""
+
+    delivery_id: str
+    source: int = 0
+
+
+class Serve(msgspec.Struct, kw_only=True, tag="serve", tag_field="type"):
+    """This connection is an instance of an agent and takes its tasks, each for one credit. Registers both.
+
+    `card` is the agent's card, 1.0, its `supportedInterfaces` left out; without one the agent must be known. `instance`
+    names the process: the same again after a lost connection. `holds` are tasks it goes on with.
+    """
+
+    id: Name
+    agent: str
+    instance: str
+    card: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    labels: dict[str, str] = {}
+    capacity: int | None = None
+    credit: int = 0
+    holds: list[Hold] = []
+
+
+class ReportItem(msgspec.Struct, kw_only=True):
+    """One event of a task: an A2A 1.0 StreamResponse with the task's own ids.
+
+    `source` numbers the reports of one delivery from 1 without gaps; a number the hub has already is confirmed again
+    and changes nothing. A status that is terminal or interrupted ends the delivery.
+    """
+
+    delivery_id: str
+    source: int
+    event: msgspec.Raw
+
+
+class Report(msgspec.Struct, kw_only=True, tag="report", tag_field="type"):
+    """What happened in tasks, in order per delivery. Answered by `reported` once it is kept."""
+
+    ref: Name
+    id: Name
+    reports: list[ReportItem]
+
+
+class TaskSettlement(msgspec.Struct, kw_only=True):
+    """What is to become of a delivery without an event.
+
+    extend: one full lease from now. retry: another attempt, after `delay_ms` or the back-off, or the dead letters after
+    the last one. fail: no further attempt helps; to the dead letters. release: give it back, as if never taken.
+    """
+
+    delivery_id: str
+    action: Literal["extend", "retry", "fail", "release"]
+    delay_ms: int | None = None
+    reason: str | None = None
+
+
+class SettleTasks(msgspec.Struct, kw_only=True, tag="settle_tasks", tag_field="type"):
+    """Answered by `settled`."""
+
+    ref: Name
+    id: Name
+    settlements: list[TaskSettlement]
+
+
+class Bye(msgspec.Struct, kw_only=True, tag="bye", tag_field="type"):
+    """This instance leaves for good: what it holds is due again at once. Answered by `unsubscribed`."""
+
+    id: Name
+
+
+ClientFrame = (
+    Subscribe
+    | Credit
+    | Unsubscribe
+    | Settle
+    | Ack
+    | Reply
+    | Publish
+    | Request
+    | Ping
+    | Serve
+    | Report
+    | SettleTasks
+    | Bye
+)
+CLIENT_FRAME_TYPES = (
+    "ack",
+    "bye",
+    "credit",
+    "ping",
+    "publish",
+    "reply",
+    "report",
+    "request",
+    "serve",
+    "settle",
+    "settle_tasks",
+    "subscribe",
+    "unsubscribe",
+)
 
 
 # --- hub to client ---
@@ -262,6 +378,82 @@ class Response(msgspec.Struct, kw_only=True, omit_defaults=True, tag="response",
     cache: str
 
 
+class HoldState(msgspec.Struct, kw_only=True):
+    """Whether the task is still this instance's; if so, `source` is the last report the hub has: send what follows."""
+
+    delivery_id: str
+    held: bool
+    source: int = 0
+
+
+class Served(msgspec.Struct, kw_only=True, tag="served", tag_field="type"):
+    """The instance is known and online. `lease_ms` is the length of a lease: extend what is held well before.
+
+    `grace_ms`: a lost connection frees nothing before this long.
+    """
+
+    id: str
+    instance: str
+    lease_ms: int
+    grace_ms: int
+    holds: list[HoldState] = []
+
+
+class TaskDelivery(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One attempt at one turn of a task, this instance's until the lease ends.
+
+    `message` is the user's message of this turn (A2A 1.0); `task` the task before it, from the second turn on. `chain`
+    goes into the header `Meshway-Chain` of every call made for this task. `deadline` (RFC 3339) bounds the work.
+    """
+
+    delivery_id: str
+    task_id: str
+    context_id: str
+    attempt: int
+    turn: int = 1
+    lease_ms: int
+    deadline: str | None = None
+    chain: str = ""
+    traceparent: str | None = None
+    message: msgspec.Raw
+    task: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Tasks(msgspec.Struct, kw_only=True, tag="tasks", tag_field="type"):
+    """Tasks for this instance of an agent."""
+
+    id: str
+    tasks: list[TaskDelivery]
+
+
+class ReportOutcome(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Of one delivery in a report, once for all its items.
+
+    `done`: everything up to `source` is kept. `stale`: the task is not this instance's any more; stop, nothing it says
+    counts. `refused`: the event after `source` is not one the task may have, `detail` says why; it was not kept.
+    """
+
+    delivery_id: str
+    outcome: Literal["done", "stale", "refused"]
+    source: int = 0
+    detail: str | None = None
+
+
+class Reported(msgspec.Struct, kw_only=True, tag="reported", tag_field="type"):
+    """The answer to a report: one outcome for each delivery in it, in order of first mention."""
+
+    ref: str
+    outcomes: list[ReportOutcome]
+
+
+class CancelTasks(msgspec.Struct, kw_only=True, tag="cancel_tasks", tag_field="type"):
+    """These have ended (cancelled, expired, taken away): stop working on them. Their reports are stale already."""
+
+    id: str
+    delivery_ids: list[str]
+    reason: str = ""
+
+
 class Unsubscribed(msgspec.Struct, kw_only=True, tag="unsubscribed", tag_field="type"):
     """Nothing more comes under this id; it may be used again."""
 
@@ -304,4 +496,8 @@ HubFrame = (
     | Pong
     | Draining
     | Error
+    | Served
+    | Tasks
+    | Reported
+    | CancelTasks
 )

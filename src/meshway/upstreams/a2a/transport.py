@@ -12,6 +12,7 @@ from meshway.gateway.agent_credentials import AgentCredentials
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, StreamEvent
 from meshway.kernel.deadline import Deadline
 from meshway.kernel.errors import DeadlineExceeded, OperationUnsupported
+from meshway.protocols.a2a.core_stream import CoreTranslator, core_of_answer
 from meshway.protocols.a2a.dialect import Binding, Dialect, Version
 from meshway.protocols.a2a.inbound import StreamTranslator, decode_reply
 from meshway.protocols.a2a.outbound import WireRequest, encode_request
@@ -58,10 +59,16 @@ class A2ATransport:
         )
         content_type = response.header(b"content-type") or b""
         if response.status == 200 and content_type.startswith(_EVENT_STREAM):
+            if call.wants_core:
+                # The caller's time bounds its wait; what is recorded is read to its end.
+                return AgentStream(_core_events(response, CoreTranslator(request, interface)))
             return AgentStream(_events(response, StreamTranslator(request, interface), call.deadline))
         body = await response.read()
         reply = decode_reply(request, interface, response.status, content_type, body)
-        return AgentReply(reply.status, reply.content_type, reply.body, reply.task)
+        answer = AgentReply(reply.status, reply.content_type, reply.body, reply.task)
+        if call.wants_core:
+            answer.core = core_of_answer(request, interface, response.status, body)
+        return answer
 
     def _choose(self, agent: Agent, instance: Instance, dialect: Dialect) -> AgentInterface:
         key = (agent.id, instance.id)
@@ -118,10 +125,10 @@ class _Head(msgspec.Struct, frozen=True):
 
 def _assemble(head: bytes, wire: WireRequest, call: AgentCall) -> bytes:
     passed_on = call.headers
-    if len(passed_on) == 1 and wire.method == b"POST":
-        # The relay's usual request, in one formatting.
-        parts = (head, *passed_on[0], len(wire.body), wire.body)
-        return b"%b%b: %b\r\ncontent-length: %d\r\n\r\n%b" % parts
+    if len(passed_on) == 2 and wire.method == b"POST":
+        # The relay's usual request, with its trace and its chain, in one formatting.
+        parts = (head, *passed_on[0], *passed_on[1], len(wire.body), wire.body)
+        return b"%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\n\r\n%b" % parts
     lines = [head]
     lines.extend(b"%b: %b\r\n" % pair for pair in passed_on)
     if wire.method != b"GET":
@@ -163,6 +170,18 @@ async def _events(
                 yield StreamEvent(frame, seen)
         for frame, seen in translator.finish():
             yield StreamEvent(frame, seen)
+    finally:
+        response.close()
+
+
+async def _core_events(response: Http1Response, translator: CoreTranslator) -> AsyncGenerator[StreamEvent, None]:
+    """The same in A2A 1.0, whoever asked, and however long it takes."""
+    try:
+        async for data in response.chunks():
+            for frame, seen, core in translator.feed(data):
+                yield StreamEvent(frame, seen, core)
+        for frame, seen, core in translator.finish():
+            yield StreamEvent(frame, seen, core)
     finally:
         response.close()
 
