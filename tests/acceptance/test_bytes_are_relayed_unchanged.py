@@ -66,12 +66,39 @@ async def test_events_of_the_same_dialect_are_unchanged(hub: HubProcess) -> None
             wire.chunk(frame)
         wire.end()
 
-    async with registered_agent(hub, raw_agent(script)) as agent:
+    async with registered_agent(hub, raw_agent(script), settings={"record": "off"}) as agent:
         call = rpc("SendStreamingMessage", send_params())
         async with await open_stream(hub, "POST", f"/a2a/{agent.id}", call, headers=V10) as stream:
             while await stream.frame() is not None:
                 pass
     assert [frame + b"\n\n" for frame in stream.frames] == frames
+
+
+async def test_recorded_events_are_numbered_and_their_content_is_unchanged(hub: HubProcess) -> None:
+    task = b'{"task":{"id":"t-kept","contextId":"c","status":{"state":"TASK_STATE_WORKING"},"odd":1.50}}'
+    done = b'{"statusUpdate":{"taskId":"t-kept","contextId":"c","status":{"state":"TASK_STATE_COMPLETED"},"x":[1, 2]}}'
+
+    async def script(request: RawRequest, wire: Wire) -> None:
+        wire.start_stream()
+        for result in (task, done):
+            wire.chunk(b'id: 7\ndata: {"id":1, "jsonrpc":"2.0","result":%b}\n\n' % result)
+        wire.end()
+
+    async with registered_agent(hub, raw_agent(script)) as agent:
+        call = rpc("SendStreamingMessage", send_params())
+        async with await open_stream(hub, "POST", f"/a2a/{agent.id}", call, headers=V10) as stream:
+            while await stream.frame() is not None:
+                pass
+    numbered = [b'id: %d\ndata: {"jsonrpc":"2.0","id":1,"result":%b}' % each for each in ((1, task), (2, done))]
+    assert stream.frames == numbered
+
+
+async def test_chain_that_no_hub_wrote_is_refused(hub: HubProcess) -> None:
+    async with registered_agent(hub, raw_agent()) as agent:
+        forged = V10 | {"Meshway-Chain": "forged"}
+        reply = await say(hub, "POST", f"/a2a/{agent.id}", rpc("SendMessage", send_params()), headers=forged)
+        assert reply.json["error"]["code"] == -32602
+        assert not agent.seen
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -134,7 +161,6 @@ async def test_headers_of_the_caller_stay_at_the_hub(hub: HubProcess) -> None:
     secrets = {
         "Cookie": f"session={CANARY}",
         "Proxy-Authorization": f"Basic {CANARY}",
-        "Meshway-Chain": CANARY,
         "Meshway-Deadline": CANARY,
         "Meshway-Something": CANARY,
         "X-Mine": CANARY,
@@ -149,7 +175,8 @@ async def test_headers_of_the_caller_stay_at_the_hub(hub: HubProcess) -> None:
         assert CANARY.encode() not in agent.received
         headers = agent.seen[0].headers
     assert not {"te", "keep-alive", "cookie", "authorization", "x-api-key", "transfer-encoding"} & headers.keys()
-    assert not [name for name in headers if name.startswith("meshway-")]
+    # The chain is the hub's own.
+    assert [name for name in headers if name.startswith("meshway-")] == ["meshway-chain"]
     assert headers["host"] == f"127.0.0.1:{agent.port}"
     assert CANARY not in hub.log.read_text()
 

@@ -126,7 +126,7 @@ async def test_message_to_an_instance_that_died_under_it_is_not_sent_to_another(
         assert len(one.seen) + len(two.seen) == 1
 
 
-async def test_instance_that_dies_within_a_stream_ends_it_with_an_error_event(hub: HubProcess) -> None:
+async def test_instance_that_dies_within_an_unrecorded_stream_ends_it_with_an_error_event(hub: HubProcess) -> None:
     go = asyncio.Event()
 
     async def script(request: RawRequest, wire: Wire) -> None:
@@ -136,6 +136,8 @@ async def test_instance_that_dies_within_a_stream_ends_it_with_an_error_event(hu
         wire.die()
 
     async with registered_replicas(hub, raw_agent(script), raw_agent(script)) as (one, two):
+        off = {"settings": {"record": "off"}}
+        await asyncio.to_thread(hub.request, "PATCH", f"/v1/agents/{one.id}", off)
         call = rpc("SendStreamingMessage", send_params(), request_id="mine")
         async with await open_stream(hub, "POST", f"/a2a/{one.id}", call, headers=V10) as stream:
             first = await stream.event()

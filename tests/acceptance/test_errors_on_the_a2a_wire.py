@@ -240,17 +240,20 @@ async def test_deadline_ends_half_an_answer_too(hub: HubProcess) -> None:
     assert info_of(reply)["reason"] == "DEADLINE_EXCEEDED"
 
 
-async def test_deadline_of_a_stream_is_its_last_event(hub: HubProcess) -> None:
+@pytest.mark.parametrize("record", ["off", "all"])
+async def test_deadline_of_a_stream_is_its_last_event(hub: HubProcess, record: str) -> None:
     async def script(request: RawRequest, wire: Wire) -> None:
         wire.start_stream()
         wire.event({"task": {"id": "t-late", "contextId": "c", "status": {"state": "TASK_STATE_WORKING"}}})
         await wire.closed.wait()
 
-    async with registered_agent(hub, raw_agent(script)) as agent:
+    async with registered_agent(hub, raw_agent(script), settings={"record": record}) as agent:
         call, headers = rpc("SendStreamingMessage", send_params(), request_id="x"), V10 | {"meshway-timeout-ms": "400"}
         async with await open_stream(hub, "POST", f"/a2a/{agent.id}", call, headers=headers) as stream:
             events = await stream.rest()
-        await agent.scripts_ended()
+        if record == "off":
+            # What is recorded is read to its end, however long its client waits.
+            await agent.scripts_ended()
     assert [("result" in event, "error" in event) for event in events] == [(True, False), (False, True)]
     assert events[1]["id"] == "x"
     assert events[1]["error"]["data"][0]["reason"] == "DEADLINE_EXCEEDED"

@@ -101,7 +101,7 @@ async def test_stream_whose_agent_falls_silent_for_too_long_ends_with_an_error_e
         await wire.closed.wait()
 
     async with (
-        registered_agent(tight, raw_agent(script)) as agent,
+        registered_agent(tight, raw_agent(script), settings={"record": "off"}) as agent,
         await open_stream(tight, "POST", f"/a2a/{agent.id}", STREAM, headers=V10) as stream,
     ):
         events = await stream.rest()

@@ -14,6 +14,7 @@ from meshway.assembly.channels import ChannelGround, Channels, build_channels
 from meshway.assembly.configured_agents import ConfiguredAgents
 from meshway.assembly.door import HubGate, base_url_of, principal_of_pairs, shown_credentials
 from meshway.assembly.duties import Duties
+from meshway.assembly.tasks import TaskGround, Tasks, build_tasks
 from meshway.edges.a2a.handler import A2AEdge
 from meshway.edges.a2a.ports import A2AServices
 from meshway.edges.channels.handler import ChannelsEdge
@@ -59,12 +60,13 @@ from meshway.security.egress import CheckedEgress
 from meshway.security.hosts import HostRules
 from meshway.security.keys import KeyRing
 from meshway.security.listen import check_listen_address
-from meshway.security.secret_box import open_secret_box
+from meshway.security.push_signing import PushSigner
+from meshway.security.secret_box import load_secret_key, open_secret_box
 from meshway.settings.model import Settings
-from meshway.tasks.owners import TaskOwners
 from meshway.upstreams.a2a.cards import A2ACards
 from meshway.upstreams.a2a.transport import A2ATransport
 from meshway.upstreams.http1 import Http1Client
+from meshway.upstreams.webhook import WebhookSender
 
 __all__ = ["Hub", "build_hub"]
 
@@ -97,6 +99,7 @@ class _Ground:
     egress: CheckedEgress
     loopback: bool
     url: str
+    signer: PushSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     egress = CheckedEgress(settings.egress, loopback=loopback, clock=clock)
     stack.callback(egress.close)
     secret_box = open_secret_box(data_dir, secret_key=settings.secret_key)
+    url = settings.public_url or f"http://{_shown_host(settings.host)}:{port}"
     return _Ground(
         settings=settings,
         clock=clock,
@@ -162,7 +166,8 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
         secret_box=secret_box,
         egress=egress,
         loopback=loopback,
-        url=settings.public_url or f"http://{_shown_host(settings.host)}:{port}",
+        url=url,
+        signer=PushSigner(load_secret_key(data_dir, secret_key=settings.secret_key), issuer=url),
     )
 
 
@@ -180,11 +185,13 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
         agents_count=lambda: sum(1 for _ in places.directory.all()),
     )
     metrics.gauge_read_from("meshway_agents", "Agents registered.", lambda: float(status.agents_count()))
-    calls = _calls(ground, registry, client)
+    tasks = await _tasks(ground, registry, client, duties, stack)
     channels = await _channels(ground, places.admission, duties)
-    rest = _rest_services(ground, registry, register, status, channels.use_cases)
+    rest = _rest_services(ground, registry, register, status, (channels, tasks))
     edges = _Edges(
-        _a2a_edge(ground, places, calls), _channels_edge(ground, channels.use_cases), _link_edge(ground, channels)
+        _a2a_edge(ground, places, tasks.calls),
+        _channels_edge(ground, channels.use_cases),
+        _link_edge(ground, channels, tasks),
     )
     server = _server(ground, edges, rest, places.admission)
     configured = ConfiguredAgents(register, settings.agents)
@@ -231,16 +238,24 @@ async def _registry(ground: _Ground, client: Http1Client, duties: Duties, stack:
     return _Registry(places, balancer)
 
 
-def _calls(ground: _Ground, registry: _Registry, client: Http1Client) -> CallPlaces:
-    settings, places = ground.settings, registry.places
-    return CallPlaces(
-        directory=places.directory,
+async def _tasks(
+    ground: _Ground, registry: _Registry, client: Http1Client, duties: Duties, stack: AsyncExitStack
+) -> Tasks:
+    settings = ground.settings
+    task_ground = TaskGround(
+        settings=settings,
+        clock=ground.clock,
+        metrics=ground.metrics,
+        engine=ground.engine,
+        secret_box=ground.secret_box,
+        egress=ground.egress,
+        registry=registry.places,
         balancer=registry.balancer,
-        owners=TaskOwners(ground.engine.key_value, settings=settings.tasks),
-        presence=places.presence,
-        admission=places.admission,
         transport=A2ATransport(client, credentials=ground.credentials, settings=settings.a2a_upstream),
+        sender=WebhookSender(client, timeout_ms=settings.push.timeout_ms, clock=ground.clock),
+        signer=ground.signer,
     )
+    return await build_tasks(task_ground, duties, stack)
 
 
 async def _channels(ground: _Ground, admission: Admission, duties: Duties) -> Channels:
@@ -279,7 +294,11 @@ def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2A
 
 
 def _rest_services(
-    ground: _Ground, registry: _Registry, register: RegisterAgent, status: HubStatus, channels: ChannelUseCases
+    ground: _Ground,
+    registry: _Registry,
+    register: RegisterAgent,
+    status: HubStatus,
+    rooms: tuple[Channels, Tasks],
 ) -> RestServices:
     places = registry.places
     agents = AgentUseCases(
@@ -295,9 +314,13 @@ def _rest_services(
         watch=WatchAgents(places),
         in_flight=registry.balancer.in_flight,
     )
+    channels, tasks = rooms
     return RestServices(
         agents=agents,
-        channels=channels,
+        channels=channels.use_cases,
+        tasks=tasks.use_cases,
+        audit=tasks.audit,
+        push_jwks=ground.signer.jwks,
         keys=ManageKeys(ground.keys, places.admission, clock=ground.clock),
         status=status,
         principal_of=principal_of_pairs(ground.keys),
@@ -319,11 +342,12 @@ def _channels_edge(ground: _Ground, use_cases: ChannelUseCases) -> ChannelsEdge:
     )
 
 
-def _link_edge(ground: _Ground, channels: Channels) -> LinkEdge:
+def _link_edge(ground: _Ground, channels: Channels, tasks: Tasks) -> LinkEdge:
     settings = ground.settings
     return LinkEdge(
         LinkServices(
             channels=channels.use_cases,
+            tasks=tasks.use_cases,
             places=channels.subscriptions,
             settings=settings.messaging,
             credentials_of=shown_credentials,

@@ -1,9 +1,11 @@
 """The SDK: talk to a hub from a program. Imports nothing of the server.
 
 `MeshwayClient` asks agents, sends and receives messages, and operates the hub;
-`BlockingClient` is the same for programs without an event loop.
+`BlockingClient` is the same for programs without an event loop. `Agent` makes a function an agent of the hub.
 """
 
+from meshway.client.agent import Agent
+from meshway.client.agent_values import Progress, TaskAnswer
 from meshway.client.blocking import BlockingClient
 from meshway.client.channel_messages import (
     ChannelInfo,
@@ -36,6 +38,8 @@ from meshway.client.handlers import Refused, Reject, Retry
 from meshway.client.messages import Answer, Artifact, EventKind, Message, Part, StreamEvent, Task, TaskStatus
 from meshway.client.outgoing import NewMessage
 from meshway.client.responder import Responder
+from meshway.client.task_context import TaskContext
+from meshway.client.task_values import Inbox, LostTask, StopNotice, SubmittedTask, TaskPage, TaskReceipt, TaskSummary
 from meshway.client.values import (
     AgentChange,
     AgentInstance,
@@ -49,6 +53,7 @@ from meshway.client.worker import Worker
 from meshway.messaging.settlements import SettlementItem
 
 __all__ = [
+    "Agent",
     "AgentChange",
     "AgentInstance",
     "AgentSkill",
@@ -70,6 +75,7 @@ __all__ = [
     "FailedAttempt",
     "HubError",
     "HubUnreachable",
+    "Inbox",
     "MeshwayClient",
     "Message",
     "MessagePage",
@@ -78,6 +84,7 @@ __all__ = [
     "NewMessage",
     "Page",
     "Part",
+    "Progress",
     "Receipt",
     "RedriveStarted",
     "Refused",
@@ -91,7 +98,11 @@ __all__ = [
     "StreamEvent",
     "StreamFeed",
     "StreamReader",
+    "SubmittedTask",
     "Task",
+    "TaskAnswer",
+    "TaskContext",
+    "TaskReceipt",
     "TaskStatus",
     "UnexpectedAnswer",
     "Worker",

@@ -13,9 +13,10 @@ from meshway.client.agents import AgentsApi
 from meshway.client.client import MeshwayClient
 from meshway.client.keys import KeysApi
 from meshway.client.messages import StreamEvent
+from meshway.client.tasks import TasksApi
 from meshway.client.values import AgentChange
 
-__all__ = ["BlockingAgents", "BlockingClient", "BlockingKeys"]
+__all__ = ["BlockingAgents", "BlockingClient", "BlockingKeys", "BlockingTasks"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -131,6 +132,30 @@ class BlockingKeys:
     revoke = _waiting(KeysApi.revoke)
 
 
+class BlockingTasks:
+    """`TasksApi`, waiting."""
+
+    def __init__(self, api: TasksApi, thread: _LoopThread) -> None:
+        self._api = api
+        self._thread = thread
+
+    submit = _waiting(TasksApi.submit)
+    get = _waiting(TasksApi.get)
+    list = _waiting(TasksApi.list)
+    cancel = _waiting(TasksApi.cancel)
+    receipts = _waiting(TasksApi.receipts)
+    tree = _waiting(TasksApi.tree)
+    inbox = _waiting(TasksApi.inbox)
+    dead_letters = _waiting(TasksApi.dead_letters)
+    redrive = _waiting(TasksApi.redrive)
+    stop = _waiting(TasksApi.stop)
+    resume = _waiting(TasksApi.resume)
+
+    def events(self, task_id: str, *, last_event_id: str | None = None) -> Iterator[StreamEvent]:
+        """Every event until the task ends; see `TasksApi.events`."""
+        return self._thread.iterate(self._api.events(task_id, last_event_id=last_event_id))
+
+
 class BlockingClient:
     """`MeshwayClient` for plain programs: `with BlockingClient() as client: print(client.ask("echo", "hi").text)`.
 
@@ -143,6 +168,7 @@ class BlockingClient:
         self._thread = _LoopThread()
         self.agents = BlockingAgents(self._api.agents, self._thread)
         self.keys = BlockingKeys(self._api.keys, self._thread)
+        self.tasks = BlockingTasks(self._api.tasks, self._thread)
 
     @property
     def url(self) -> str:
@@ -167,9 +193,24 @@ class BlockingClient:
         *,
         context_id: str | None = None,
         task_id: str | None = None,
+        idempotency_key: str | None = None,
+        durable: bool = False,
     ) -> Iterator[StreamEvent]:
         """Send, and get events as the agent makes them; see `MeshwayClient.stream`."""
-        return self._thread.iterate(self._api.stream(agent, content, context_id=context_id, task_id=task_id))
+        return self._thread.iterate(
+            self._api.stream(
+                agent,
+                content,
+                context_id=context_id,
+                task_id=task_id,
+                idempotency_key=idempotency_key,
+                durable=durable,
+            )
+        )
+
+    def follow_task(self, agent: str, task_id: str, *, last_event_id: str | None = None) -> Iterator[StreamEvent]:
+        """Join a task; see `MeshwayClient.follow_task`."""
+        return self._thread.iterate(self._api.follow_task(agent, task_id, last_event_id=last_event_id))
 
     def close(self) -> None:
         """Close all connections and end the thread. Idempotent."""

@@ -1,6 +1,6 @@
 """Calling an agent by A2A 1.0 over JSON-RPC: what is sent, and how answers are read."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 from urllib.parse import quote
 
@@ -8,10 +8,10 @@ import httpx
 import msgspec
 
 from meshway.client.connection import HubConnection, retry_after_ms
-from meshway.client.errors import CallError, ConnectionLost, UnexpectedAnswer, WrongField
+from meshway.client.errors import CallError, UnexpectedAnswer, WrongField
 from meshway.client.messages import Answer, Artifact, EventKind, Message, StreamEvent, Task, TaskStatus
 
-__all__ = ["AgentCalls"]
+__all__ = ["AgentCalls", "stream_event"]
 
 # The hub bounds every unary call itself (60 s unless told otherwise); this is for a hub that hangs.
 _UNARY_TIMEOUT_S = 600.0
@@ -70,9 +70,16 @@ class AgentCalls:
     def __init__(self, connection: HubConnection) -> None:
         self._connection = connection
 
-    async def send(self, agent: str, message: Mapping[str, object], *, timeout_ms: int | None) -> Answer:
+    async def send(
+        self,
+        agent: str,
+        message: Mapping[str, object],
+        *,
+        timeout_ms: int | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Send and wait for the whole answer. Raises: CallError, HubError, HubUnreachable, UnexpectedAnswer."""
-        result = await self._unary(agent, "SendMessage", {"message": message}, timeout_ms=timeout_ms)
+        result = await self._unary(agent, "SendMessage", {"message": message}, timeout_ms=timeout_ms, headers=headers)
         try:
             sent = msgspec.json.decode(result, type=_WireSendResult)
             raw = msgspec.json.decode(result, type=dict[str, object])
@@ -101,32 +108,32 @@ class AgentCalls:
         params: Mapping[str, object],
         *,
         last_event_id: str | None = None,
-    ) -> AsyncIterator[StreamEvent]:
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Events as they come; ends when the agent ends the turn. Raises: as `send`, and ConnectionLost midway."""
-        headers = {"A2A-Version": "1.0", "Accept": "text/event-stream, application/json"}
+        sent = {"A2A-Version": "1.0", "Accept": "text/event-stream, application/json", **(headers or {})}
         if last_event_id is not None:
-            headers["Last-Event-ID"] = last_event_id
-        task_id: str | None = None
+            sent["Last-Event-ID"] = last_event_id
         async with self._connection.exchange(
-            "POST", _path(agent), body=_envelope(method, params), headers=headers
+            "POST", _path(agent), body=_envelope(method, params), headers=sent
         ) as response:
             if not (response.is_success and response.headers.get("content-type", "").startswith("text/event-stream")):
                 # An error, or an agent that does not stream.
                 yield self._event(agent, response, await self._connection.read(response), event_id=None)
                 return
-            try:
-                async for frame in self._connection.events(response):
-                    event = self._event(agent, response, frame.data, event_id=frame.id)
-                    task_id = event.task_id or task_id
-                    last_event_id = event.event_id or last_event_id
-                    yield event
-            except ConnectionLost as lost:
-                raise ConnectionLost(lost.detail, url=lost.url, task_id=task_id, last_event_id=last_event_id) from lost
+            async for frame in self._connection.events(response):
+                yield self._event(agent, response, frame.data, event_id=frame.id)
 
     async def _unary(
-        self, agent: str, method: str, params: Mapping[str, object], *, timeout_ms: int | None
+        self,
+        agent: str,
+        method: str,
+        params: Mapping[str, object],
+        *,
+        timeout_ms: int | None,
+        headers: Mapping[str, str] | None = None,
     ) -> msgspec.Raw:
-        headers = {"A2A-Version": "1.0"}
+        headers = {"A2A-Version": "1.0", **(headers or {})}
         timeout_s = _UNARY_TIMEOUT_S
         if timeout_ms is not None:
             headers["Meshway-Timeout-Ms"] = str(timeout_ms)
@@ -154,19 +161,24 @@ class AgentCalls:
     def _event(self, agent: str, response: httpx.Response, data: bytes, *, event_id: bytes | None) -> StreamEvent:
         result = self._result(agent, response, data)
         try:
-            shape = msgspec.json.decode(result, type=_WireStreamResponse)
-            raw = msgspec.json.decode(result, type=dict[str, object])
+            return stream_event(result, event_id=event_id)
         except msgspec.MsgspecError as error:
             raise self._unreadable(agent, error) from error
-        event = _stream_event(shape, raw, None if event_id is None else event_id.decode())
-        if event is None:
-            raise self._unreadable(agent, "an event holds none of task, message, statusUpdate, artifactUpdate")
-        return event
 
     def _unreadable(self, agent: str, reason: object) -> UnexpectedAnswer:
         return UnexpectedAnswer(
             f"Agent {agent!r} answered something that is not A2A 1.0: {reason}", url=self._connection.url
         )
+
+
+def stream_event(content: bytes | msgspec.Raw, *, event_id: bytes | None) -> StreamEvent:
+    """Read an A2A 1.0 StreamResponse. Raises: msgspec.MsgspecError."""
+    shape = msgspec.json.decode(content, type=_WireStreamResponse)
+    raw = msgspec.json.decode(content, type=dict[str, object])
+    event = _stream_event(shape, raw, None if event_id is None else event_id.decode())
+    if event is None:
+        raise msgspec.ValidationError("an event holds none of task, message, statusUpdate, artifactUpdate")
+    return event
 
 
 def _stream_event(shape: _WireStreamResponse, raw: dict[str, object], event_id: str | None) -> StreamEvent | None:

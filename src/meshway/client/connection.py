@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from meshway.client.delegation import delegation_headers
 from meshway.client.errors import ConnectionLost, HubError, HubUnreachable, UnexpectedAnswer, WrongField
 from meshway.protocols.sse import SseEvent, SseOverflow, SseParser
 
@@ -54,25 +55,42 @@ class _WireProblem(msgspec.Struct):
 
 
 class HubConnection:
-    """A pool of connections to one hub. Safe for many tasks of one event loop."""
+    """A pool of connections to one hub, or to one mesh of hubs. Safe for many tasks of one event loop.
+
+    `url` may be a list of hubs of the same mesh, separated by commas: where one cannot be reached, the next is tried.
+    """
 
     def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
-        self.url = _checked_url(url or os.environ.get("MESHWAY_URL") or DEFAULT_URL)
+        self._urls = _checked_urls(url or os.environ.get("MESHWAY_URL") or DEFAULT_URL)
+        self._present = 0
         key = _checked_key(api_key or os.environ.get("MESHWAY_API_KEY") or "")
         # What shows who is calling, on every request and on the WebSocket's handshake.
         self.credentials = {"Authorization": f"Bearer {key}"} if key else {}
-        # A proxy from the environment cannot reach the hub on this machine.
-        self.is_loopback = _is_loopback(self.url)
-        self._ssl = _ssl_context(self.url)
+        self._ssl = _ssl_context(self._urls)
         self._http = httpx.AsyncClient(
-            base_url=self.url,
             headers=self.credentials,
             timeout=httpx.Timeout(_CONTROL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             # Every call may hold a connection for as long as an agent thinks.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            trust_env=not self.is_loopback,
+            # A proxy from the environment cannot reach the hub on this machine.
+            trust_env=not all(map(_is_loopback, self._urls)),
             verify=self._ssl,
         )
+
+    @property
+    def url(self) -> str:
+        """Of the hub that is used now, without a slash at the end."""
+        return self._urls[self._present]
+
+    def advance(self, url: str) -> None:
+        """The hub at `url` does not answer: the next one, if there is another and nobody has moved on already."""
+        if url == self.url:
+            self._present = (self._present + 1) % len(self._urls)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the present hub is on this machine, where no proxy leads to."""
+        return _is_loopback(self.url)
 
     @property
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -170,33 +188,42 @@ class HubConnection:
 
         `silence_s` bounds each wait for bytes. Raises: HubUnreachable, ConnectionLost.
         """
-        sent = {"Accept": "application/json", **(headers or {})}
+        sent = {"Accept": "application/json", **delegation_headers(), **(headers or {})}
         if content is not None:
             sent["Content-Type"] = "application/octet-stream"
         if body is not msgspec.UNSET:
             content = msgspec.json.encode(body)
             sent["Content-Type"] = "application/json"
-        request = self._http.build_request(
-            method,
-            path,
-            params=params,
-            content=content,
-            headers=sent,
-            timeout=httpx.Timeout(_CONTROL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, read=silence_s),
-        )
-        try:
-            response = await self._http.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise HubUnreachable(
-                f"No hub answers at {self.url} ({_reason(error)}). Start one with `meshway up`, or set MESHWAY_URL.",
-                url=self.url,
-            ) from error
-        except httpx.TransportError as error:
-            raise self._lost(error) from error
+        timeout = httpx.Timeout(_CONTROL_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S, read=silence_s)
+
+        def request_to(url: str) -> httpx.Request:
+            return self._http.build_request(
+                method, url + path, params=params, content=content, headers=sent, timeout=timeout
+            )
+
+        response = await self._send(request_to)
         try:
             yield response
         finally:
             await response.aclose()
+
+    async def _send(self, request_to: Callable[[str], httpx.Request]) -> httpx.Response:
+        """From the first hub that takes the connection; one that has taken it is not asked again elsewhere."""
+        failure: httpx.TransportError | None = None
+        for _ in self._urls:
+            url = self.url
+            try:
+                return await self._http.send(request_to(url), stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+                failure = error
+                self.advance(url)
+            except httpx.TransportError as error:
+                raise self._lost(error) from error
+        raise HubUnreachable(
+            f"No hub answers at {', '.join(self._urls)} ({_reason(failure)}). "
+            "Start one with `meshway up`, or set MESHWAY_URL.",
+            url=self.url,
+        ) from failure
 
     async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
         try:
@@ -237,8 +264,12 @@ def retry_after_ms(response: httpx.Response) -> int | None:
     return int(text) * 1000 if text.isascii() and text.isdigit() else None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | None) -> str:
     return str(error) or type(error).__name__
+
+
+def _checked_urls(text: str) -> tuple[str, ...]:
+    return tuple(_checked_url(each.strip()) for each in text.strip(" ,").split(","))
 
 
 def _checked_url(url: str) -> str:
@@ -261,7 +292,8 @@ def _is_loopback(url: str) -> bool:
     return host in {"localhost", "::1"} or host.startswith("127.")
 
 
-def _ssl_context(url: str) -> ssl.SSLContext:
+def _ssl_context(urls: Sequence[str]) -> ssl.SSLContext:
     # Loading the certificate authorities costs 20 ms, which a plain http:// hub need not pay: an empty context trusts
     # nobody, so nothing becomes less safe.
-    return ssl.create_default_context() if url.startswith("https://") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    is_encrypted = any(url.startswith("https://") for url in urls)
+    return ssl.create_default_context() if is_encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

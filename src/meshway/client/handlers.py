@@ -9,13 +9,15 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, TypeVarTuple
 
 from meshway.messaging.settlements import DELAY_MAX_MS, REASON_CHARACTERS_MAX
 
 __all__ = ["HandlerCall", "Refused", "Reject", "Retry", "reason_of", "shortened", "stopping_on_signals"]
 
 Message = TypeVar("Message")
+Result = TypeVar("Result")
+Args = TypeVarTuple("Args")
 
 
 class Reject(Exception):
@@ -62,23 +64,24 @@ class HandlerCall(Generic[Message]):
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
         self._handler = handler
-        self.is_threaded = not (
-            inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
-        )
+        self.is_threaded = not (_is_async(handler) or _is_async(getattr(handler, "__call__", None)))  # noqa: B004
         self._threads = (
             ThreadPoolExecutor(concurrency, thread_name_prefix="meshway-handler") if self.is_threaded else None
         )
 
     async def __call__(self, message: Message) -> object:
         """What the function returns. Raises: what it raises."""
-        if self._threads is None:
-            result = self._handler(message)
-        else:
-            context = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._threads, context.run, self._call, message)
+        result = await self.call_where_it_runs(self._call, message)
         # Also a plain function that makes a coroutine, a lambda around an async one.
         return await result if inspect.isawaitable(result) else result
+
+    async def call_where_it_runs(self, function: Callable[[*Args], Result], *args: *Args) -> Result:
+        """Call something on the loop or in a thread, as the handler itself. In threads it sees the caller's context."""
+        if self._threads is None:
+            return function(*args)
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, context.run, function, *args)
 
     def _call(self, message: Message) -> object:
         try:
@@ -91,6 +94,10 @@ class HandlerCall(Generic[Message]):
         """No thread is waited for."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_async(handler: object) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler)
 
 
 def reason_of(error: BaseException) -> str:

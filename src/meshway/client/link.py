@@ -25,6 +25,8 @@ from meshway.protocols.link.frames import (
     Accepted,
     Ack,
     Acked,
+    Bye,
+    CancelTasks,
     Credit,
     Deliveries,
     Draining,
@@ -36,13 +38,19 @@ from meshway.protocols.link.frames import (
     Publish,
     Replied,
     Reply,
+    Report,
+    Reported,
     Request,
     Requests,
     Response,
+    Serve,
+    Served,
     Settle,
     Settled,
+    SettleTasks,
     Subscribe,
     Subscribed,
+    Tasks,
     Unsubscribe,
     Unsubscribed,
     Welcome,
@@ -72,14 +80,14 @@ _PASSING_STATUSES = frozenset({500, 502, 503, 504})
 _decode = msgspec.json.Decoder(HubFrame).decode
 _encode = msgspec.json.Encoder().encode
 
-CallFrame = Settle | Ack | Reply | Publish | Request
-SubscriptionFrame = Subscribed | Messages | Missed | Deliveries | Requests
+CallFrame = Settle | Ack | Reply | Publish | Request | Report | SettleTasks
+SubscriptionFrame = Subscribed | Messages | Missed | Deliveries | Requests | Served | Tasks | CancelTasks
 
 
 class LinkSubscription(Protocol):
     """What listens on the link. All methods are called on the loop, never concurrently, and must not wait."""
 
-    def subscribe_frame(self, subscription_id: str) -> Subscribe:
+    def subscribe_frame(self, subscription_id: str) -> Subscribe | Serve:
         """The frame that establishes it from where it stands now, credit included. Called after each connect."""
 
     def accept(self, frame: SubscriptionFrame) -> None:
@@ -173,7 +181,7 @@ class LinkSession:
             # A frame has a `ref` once it was sent.
             raise (self._lost(None) if frame.ref else self._unreachable()) from None
 
-    async def send(self, frame: Credit | Unsubscribe) -> None:
+    async def send(self, frame: Credit | Unsubscribe | Bye) -> None:
         """Send where there is a connection; what these frames change is made anew with each connection anyway."""
         if self._socket is None:
             return
@@ -195,6 +203,13 @@ class LinkSession:
 
     async def unsubscribe(self, subscription_id: str) -> None:
         """End it. What the hub had sent before it knew arrives still, until this returns. Idempotent."""
+        await self._leave(subscription_id, Unsubscribe(id=subscription_id))
+
+    async def say_bye(self, subscription_id: str) -> None:
+        """End a subscription that is an instance of an agent: it leaves for good. Otherwise as `unsubscribe`."""
+        await self._leave(subscription_id, Bye(id=subscription_id))
+
+    async def _leave(self, subscription_id: str, frame: Unsubscribe | Bye) -> None:
         subscription = self._subscriptions.pop(subscription_id, None)
         if subscription is None or self._socket is None:
             return
@@ -202,7 +217,7 @@ class LinkSession:
         self._ending[subscription_id] = (subscription, ended)
         try:
             async with asyncio.timeout(_UNSUBSCRIBE_TIMEOUT_S):
-                await self.send(Unsubscribe(id=subscription_id))
+                await self.send(frame)
                 await ended
         except TimeoutError:
             _log.info("unsubscribe_unanswered", extra={"subscription": subscription_id})
@@ -263,16 +278,22 @@ class LinkSession:
     async def _run(self) -> None:
         backoff = Backoff()
         while self._waiting or self._subscriptions:
+            url = self._connection.url
             try:
                 socket = await self._dial()
             except (HubError, UnexpectedAnswer) as refusal:
                 self._refuse(refusal)
                 return
             except HubUnreachable as error:
+                if not isinstance(self._failure, HubUnreachable) or isinstance(self._failure, ConnectionLost):
+                    # Once for each time it goes away: who starts a worker without a hub would see nothing at all.
+                    _log.warning("hub_unreachable: %s", error.detail)
                 self._failure = error
+                self._connection.advance(url)
             else:
                 backoff.reset()
                 await self._serve(socket)
+                self._connection.advance(url)
             await asyncio.sleep(backoff.next_s())
 
     async def _dial(self) -> ClientConnection:
@@ -371,11 +392,11 @@ class LinkSession:
             _log.warning("frame_unreadable", extra={"error": str(error), "begins": content[:80]})
             return
         match frame:
-            case Accepted() | Settled() | Acked() | Replied() | Response():
+            case Accepted() | Settled() | Acked() | Replied() | Response() | Reported():
                 answer = self._calls.get(frame.ref)
                 if answer is not None and not answer.done():
                     answer.set_result(frame)
-            case Subscribed() | Messages() | Missed() | Deliveries() | Requests():
+            case Subscribed() | Messages() | Missed() | Deliveries() | Requests() | Served() | Tasks() | CancelTasks():
                 self._deliver(frame)
             case Unsubscribed():
                 self._end(frame.id)

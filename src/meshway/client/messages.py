@@ -1,12 +1,24 @@
 """Answers and stream events of agents (A2A 1.0), read leniently: what is not named here is in `raw`."""
 
+import base64
 import enum
 import uuid
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-__all__ = ["Answer", "Artifact", "EventKind", "Message", "Part", "StreamEvent", "Task", "TaskStatus", "message_of"]
+__all__ = [
+    "Answer",
+    "Artifact",
+    "EventKind",
+    "Message",
+    "Part",
+    "StreamEvent",
+    "Task",
+    "TaskStatus",
+    "message_of",
+    "part_of",
+]
 
 _UNSUCCESSFUL = frozenset({"TASK_STATE_FAILED", "TASK_STATE_REJECTED", "TASK_STATE_CANCELED"})
 _WAITING = frozenset({"TASK_STATE_INPUT_REQUIRED", "TASK_STATE_AUTH_REQUIRED"})
@@ -38,10 +50,34 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What an agent made. To give one from a handler: `Artifact.of("# Report", name="report.md")`."""
+
     artifact_id: str = ""
     name: str | None = None
+    description: str | None = None
     parts: tuple[Part, ...] = ()
     metadata: dict[str, object] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *content: object,
+        name: str | None = None,
+        description: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        artifact_id: str = "",
+    ) -> "Artifact":
+        """Each of `content` becomes a part: a Part as it is, text, bytes, or data, which is anything JSON can say.
+
+        The same `artifact_id` again replaces what was said before. Raises: TypeError for what JSON cannot say.
+        """
+        return cls(
+            artifact_id=artifact_id,
+            name=name,
+            description=description,
+            parts=tuple(part_of(each) for each in content),
+            metadata=None if metadata is None else dict(metadata),
+        )
 
     @property
     def text(self) -> str:
@@ -150,6 +186,17 @@ def message_of(
     if task_id is not None:
         message["taskId"] = task_id
     return message
+
+
+def part_of(value: object) -> Part:
+    """A part that carries a value. Raises: TypeError for what JSON cannot say."""
+    if isinstance(value, Part):
+        return value
+    if isinstance(value, str):
+        return Part(text=value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Part(raw=base64.b64encode(value).decode())
+    return Part(data=msgspec.to_builtins(value))
 
 
 def _text(parts: Sequence[Part]) -> str:

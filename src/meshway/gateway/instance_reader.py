@@ -96,6 +96,13 @@ class InstanceReader:
         placed = replace(spec, url=self.spoken(facts)[0].url)
         return facts, self._instance(placed, facts, AgentState.SUSPECT, now_ms, seen_ms=None)
 
+    def read_card(self, document: bytes) -> CardFacts:
+        """Of an agent that has no address the hub could call. Raises: InvalidRequest naming fields of `card`."""
+        try:
+            return self._cards.read(document)
+        except InvalidRequest as error:
+            raise _below_card(error, "card") from None
+
     def spoken(self, facts: CardFacts) -> Sequence[AgentInterface]:
         """Interfaces the hub can use, in the card's order, each allowed by the egress rules.
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from meshway.kernel.errors import FieldError, InvalidRequest
-from meshway.registry.checks import check_capacity, check_labels, check_timeout_ms, check_weight
+from meshway.registry.checks import check_capacity, check_labels, check_settings, check_weight
 from meshway.registry.settings import RegistrySettings
 from meshway.registry.values import AgentSettings, Instance
 
@@ -25,11 +25,19 @@ class InstancePatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettingsPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Of an agent's settings."""
+    """Of an agent's settings: the fields of AgentSettings, by the same names."""
 
     timeout_ms: int | UnsetType | None = UNSET
     card: Literal["1.0", "union", "0.3"] | UnsetType | None = UNSET
     probe: bool | UnsetType | None = UNSET
+    task_timeout_ms: int | UnsetType | None = UNSET
+    attempts_max: int | UnsetType | None = UNSET
+    delivery: Literal["direct", "durable"] | UnsetType | None = UNSET
+    record: Literal["all", "streams", "off"] | UnsetType | None = UNSET
+    dedupe_messages: bool | UnsetType | None = UNSET
+    depth_max: int | UnsetType | None = UNSET
+    calls_max: int | UnsetType | None = UNSET
+    allow_cycles: bool | UnsetType | None = UNSET
 
 
 def patched_instance(instance: Instance, patch: InstancePatch, limits: RegistrySettings) -> Instance:
@@ -55,19 +63,15 @@ def patched_instance(instance: Instance, patch: InstancePatch, limits: RegistryS
 
 
 def patched_settings(settings: AgentSettings, patch: SettingsPatch | None) -> AgentSettings:
-    """None puts all defaults back. Raises: InvalidRequest naming `settings.timeout_ms`."""
-    if patch is None:
-        return AgentSettings()
+    """None puts all defaults back. Raises: InvalidRequest naming `settings.<field>`."""
     defaults = AgentSettings()
-    timeout_ms, card, probe = settings.timeout_ms, settings.card, settings.probe
-    if patch.timeout_ms is not UNSET:
-        timeout_ms = patch.timeout_ms
-    if patch.card is not UNSET:
-        card = patch.card or defaults.card
-    if patch.probe is not UNSET:
-        probe = defaults.probe if patch.probe is None else patch.probe
-    _refuse(check_timeout_ms(timeout_ms, "settings.timeout_ms"))
-    return AgentSettings(timeout_ms=timeout_ms, card=card, probe=probe)
+    if patch is None:
+        return defaults
+    named = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not UNSET}
+    changes = {name: getattr(defaults, name) if value is None else value for name, value in named.items()}
+    patched: AgentSettings = msgspec.structs.replace(settings, **changes)
+    _refuse(check_settings(patched))
+    return patched
 
 
 def _refuse(wrong: list[FieldError]) -> None:

@@ -1,6 +1,6 @@
 """What the use cases need from the outside rooms; assembly wires the implementations in."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from meshway.kernel.ids import AgentId, ContextId, KeyId, TaskId
 from meshway.kernel.operations import AgentOperation
 from meshway.kernel.principal import Principal
 from meshway.registry.values import Agent, CardFacts, Instance
-from meshway.tasks.values import TaskSeen
+from meshway.tasks.send_terms import SendTerms
+from meshway.tasks.values import TaskEvent, TaskSeen
 
 __all__ = [
     "AgentCall",
@@ -22,12 +23,28 @@ __all__ = [
     "ApiKeyCreated",
     "ApiKeys",
     "Authenticator",
+    "CallReader",
     "CardReader",
+    "CoreReply",
     "Credentials",
     "EgressRules",
     "SecretBox",
     "StreamEvent",
+    "TaskStream",
 ]
+
+
+class CallReader(Protocol):
+    """What a wire request says, read only where the hub itself acts on it. Each raises InvalidRequest."""
+
+    def send_terms(self) -> SendTerms:
+        """Of a send."""
+
+    def history_length(self) -> int | None:
+        """Of GetTask: None is all of it."""
+
+    def push_config(self) -> bytes:
+        """Of a push configuration to be created: A2A 1.0 JSON."""
 
 
 class AgentCall(msgspec.Struct, kw_only=True):
@@ -38,10 +55,22 @@ class AgentCall(msgspec.Struct, kw_only=True):
     principal: Principal
     deadline: Deadline | None
     payload: object
+    reader: CallReader
     task_id: TaskId | None = None
     context_id: ContextId | None = None
+    message_id: str | None = None
+    config_id: str | None = None
+    # Of A2A, as the caller speaks it: 1.0 or 0.3.
+    version: str = "1.0"
     # W3C trace context and the like: sent to the agent as they are, names in lower case.
     headers: Sequence[tuple[bytes, bytes]] = ()
+    # `Meshway-Delivery: durable`, `Idempotency-Key`, `Meshway-Chain` and `Last-Event-ID` as the caller sent them.
+    is_durable: bool = False
+    idempotency_key: str | None = None
+    chain: str | None = None
+    last_event_id: str | None = None
+    # Whether the transport gives answers and events in A2A 1.0, to be recorded, besides the caller's dialect.
+    wants_core: bool = False
 
 
 class AgentReply(msgspec.Struct):
@@ -52,13 +81,27 @@ class AgentReply(msgspec.Struct):
     body: bytes
     task: TaskSeen | None = None
     headers: Sequence[tuple[bytes, bytes]] = ()
+    # The result in A2A 1.0 where it was asked for; None for errors.
+    core: bytes | None = None
+
+
+class CoreReply(msgspec.Struct):
+    """The result of an operation in A2A 1.0 JSON; the edge puts it into the caller's dialect."""
+
+    core: bytes
+    task: TaskSeen | None = None
 
 
 class StreamEvent(msgspec.Struct):
-    """One server-sent event in the caller's dialect, framed, ending in a blank line."""
+    """One server-sent event: framed in the caller's dialect, ending in a blank line, or `core`, to be numbered first.
+
+    `core` is an A2A 1.0 StreamResponse; then `frame` is empty. `number` is its place in the task, where it is recorded.
+    """
 
     frame: bytes
     task: TaskSeen | None = None
+    core: bytes | None = None
+    number: int | None = None
 
 
 @dataclass(slots=True)
@@ -67,10 +110,33 @@ class AgentStream:
 
     events: AsyncGenerator[StreamEvent, None]
     headers: Sequence[tuple[bytes, bytes]] = field(default=())
+    # Called once, when it is closed.
+    when_closed: list[Callable[[], None]] = field(default_factory=list)
 
     async def aclose(self) -> None:
         """Close the events and with them the upstream. Idempotent."""
+        _call_all(self.when_closed)
         await self.events.aclose()
+
+
+@dataclass(slots=True)
+class TaskStream:
+    """Numbered events of one task, in batches. Whoever has it closes it; the task goes on."""
+
+    events: AsyncGenerator[Sequence[TaskEvent], None]
+    task_id: TaskId | None = None
+    # Called once, when it is closed.
+    when_closed: list[Callable[[], None]] = field(default_factory=list)
+
+    async def aclose(self) -> None:
+        """Follow no more. Idempotent."""
+        _call_all(self.when_closed)
+        await self.events.aclose()
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    while callbacks:
+        callbacks.pop()()
 
 
 class AgentTransport(Protocol):

@@ -10,7 +10,7 @@ from meshway.gateway.registry_places import RegistryPlaces
 from meshway.kernel.errors import CapacityReached, FieldError, InvalidRequest, StoreCorrupt
 from meshway.kernel.ids import parse_agent_id
 from meshway.kernel.principal import Principal
-from meshway.registry.checks import check_timeout_ms
+from meshway.registry.checks import check_settings
 from meshway.registry.origins import agent_origins, instance_origins, origin_of, told_apart
 from meshway.registry.presence import believed
 from meshway.registry.values import Agent, AgentSettings, AgentState, CardFacts, Instance
@@ -104,7 +104,7 @@ class RegisterAgent:
 
     def _check(self, registration: Registration) -> None:
         """Raises: InvalidRequest with everything that is wrong before anybody is asked; EgressDenied."""
-        wrong = list(check_timeout_ms(registration.settings.timeout_ms, "settings.timeout_ms"))
+        wrong = check_settings(registration.settings)
         specs = registration.specs()
         if registration.card is not None and specs:
             wrong.append(FieldError("card", "give url (or instances) or card, not both"))

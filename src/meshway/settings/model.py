@@ -7,6 +7,8 @@ import msgspec
 from meshway.edges.http.settings import HttpSettings
 from meshway.edges.rest.settings import RestSettings
 from meshway.engine.embedded.settings import EmbeddedSettings
+from meshway.gateway.delegation_settings import DelegationSettings
+from meshway.gateway.push_settings import PushSettings
 from meshway.gateway.settings import GatewaySettings
 from meshway.messaging.settings import MessagingSettings
 from meshway.observability.settings import LogSettings
@@ -83,8 +85,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     registry: RegistrySettings = RegistrySettings()
     # How calls are spread over instances.
     routing: RoutingSettings = RoutingSettings()
-    # Tasks and who owns them.
+    # How tasks are kept, handed out and given up.
     tasks: TaskSettings = TaskSettings()
+    # How far agents may go in calling each other.
+    delegation: DelegationSettings = DelegationSettings()
+    # Push notifications of tasks.
+    push: PushSettings = PushSettings()
     # Messages and channels.
     messaging: MessagingSettings = MessagingSettings()
     # What holds for every call.

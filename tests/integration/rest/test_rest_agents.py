@@ -4,7 +4,10 @@ import re
 
 import pytest
 
+from meshway.edges.rest.models import AgentSettingsBody, AgentSettingsPatch, AgentSettingsView
+from meshway.gateway.patches import SettingsPatch
 from meshway.registry.settings import RegistrySettings
+from meshway.registry.values import AgentSettings
 from support.rest_hub import card_document, rest_hub
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -171,16 +174,60 @@ async def test_a_wrong_query_names_the_parameter(hub, query, wrong):
     assert fields(document) == [wrong]
 
 
+DEFAULTS = {
+    "timeout_ms": None,
+    "card": "1.0",
+    "probe": True,
+    "task_timeout_ms": None,
+    "attempts_max": None,
+    "delivery": "direct",
+    "record": "all",
+    "dedupe_messages": False,
+    "depth_max": None,
+    "calls_max": None,
+    "allow_cycles": None,
+}
+
+
 async def test_patch_changes_only_what_it_names(hub):
     await hub.register("weather", labels={"zone": "eu", "gpu": "1"}, capacity=4, settings={"timeout_ms": 500})
     patch = {"labels": {"zone": None, "tier": "gold"}, "capacity": None, "settings": {"card": "union"}}
     agent = (await hub.http.patch("/v1/agents/weather", json=patch)).json()
     assert agent["instances"][0]["labels"] == {"gpu": "1", "tier": "gold"}
     assert agent["instances"][0]["capacity"] is None
-    assert agent["settings"] == {"timeout_ms": 500, "card": "union", "probe": True}
+    assert agent["settings"] == DEFAULTS | {"timeout_ms": 500, "card": "union"}
     agent = (await hub.http.patch("/v1/agents/weather", json={"settings": None, "labels": None})).json()
-    assert agent["settings"] == {"timeout_ms": None, "card": "1.0", "probe": True}
+    assert agent["settings"] == DEFAULTS
     assert agent["instances"][0]["labels"] == {}
+
+
+async def test_every_setting_of_an_agent_is_taken_shown_changed_and_put_back(hub):
+    asked = {
+        "timeout_ms": 1_000,
+        "card": "union",
+        "probe": False,
+        "task_timeout_ms": 5_000,
+        "attempts_max": 2,
+        "delivery": "durable",
+        "record": "streams",
+        "dedupe_messages": True,
+        "depth_max": 3,
+        "calls_max": 10,
+        "allow_cycles": True,
+    }
+    agent = await hub.register("weather", settings=asked)
+    assert agent["settings"] == asked
+    for name, value in asked.items():
+        patch = {"settings": {name: None}}
+        assert (await hub.http.patch("/v1/agents/weather", json=patch)).json()["settings"][name] == DEFAULTS[name]
+        await hub.http.patch("/v1/agents/weather", json={"settings": {name: value}})
+    assert (await hub.http.get("/v1/agents/weather")).json()["settings"] == asked
+
+
+def test_the_settings_of_agents_are_the_same_wherever_they_are_written():
+    fields = set(AgentSettings.__struct_fields__)
+    for model in (AgentSettingsBody, AgentSettingsPatch, AgentSettingsView, SettingsPatch):
+        assert set(model.__struct_fields__) == fields
 
 
 async def test_a_credential_is_used_kept_secret_and_dropped_with_the_origin(hub):

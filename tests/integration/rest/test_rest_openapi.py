@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from meshway.edges.rest.openapi import for_swagger_ui
 from meshway.edges.rest.routes import route_table
 from meshway.messaging.names import ChannelKind
+from support.polling_instance import PollingInstance
 from support.rest_hub import RestHub, card_document, rest_hub
 
 
@@ -54,6 +55,12 @@ async def test_every_route_of_the_contract_is_described(document):
         ("POST", "/v1/queues/{channel}/lease"), ("POST", "/v1/queues/{channel}/settle"),
         ("POST", "/v1/commands/{channel}"), ("POST", "/v1/queries/{channel}/lease"),
         ("POST", "/v1/queries/{channel}/reply"), ("POST", "/v1/blobs"), ("GET", "/v1/blobs/{sha256}"),
+        ("POST", "/v1/tasks"), ("GET", "/v1/tasks"), ("GET", "/v1/tasks/{task}"), ("GET", "/v1/tasks/{task}/events"),
+        ("GET", "/v1/tasks/{task}/receipts"), ("GET", "/v1/tasks/{task}/tree"), ("POST", "/v1/tasks/{task}/cancel"),
+        ("POST", f"{agent}/lease"), ("POST", f"{agent}/events"), ("POST", f"{agent}/settle"), ("POST", f"{agent}/bye"),
+        ("GET", f"{agent}/inbox"), ("GET", f"{agent}/dead-letters"), ("POST", f"{agent}/dead-letters/redrive"),
+        ("POST", f"{agent}/stop"), ("POST", f"{agent}/resume"), ("POST", "/v1/stop"), ("POST", "/v1/resume"),
+        ("GET", "/v1/audit"), ("GET", "/v1/push/jwks.json"),
         ("GET", "/v1/openapi.json"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),
     }  # fmt: skip
 
@@ -110,7 +117,14 @@ async def test_all_references_lead_somewhere(document):
 
 async def test_operations_under_v1_need_a_key_and_open_ones_say_so(document):
     open_paths = {path for path, _, operation in operations(document) if operation["security"] == []}
-    assert open_paths == {"/healthz", "/readyz", "/v1/asyncapi.json", "/v1/openapi.json", "/"}
+    assert open_paths == {
+        "/healthz",
+        "/readyz",
+        "/v1/asyncapi.json",
+        "/v1/openapi.json",
+        "/v1/push/jwks.json",
+        "/",
+    }
     assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
 
 
@@ -134,9 +148,10 @@ class LoopBound:
         self._hub = hub
         self._app = hub.app
         self._loop = loop
+        self.task_id = ""
 
     def restore(self) -> None:
-        """Put back what calls are aimed at: an agent with two instances, a channel `work` of each kind, a reader."""
+        """Put back what calls are aimed at: agents of both kinds, a channel `work` of each kind, a reader, a task."""
         asyncio.run_coroutine_threadsafe(self._restore(), self._loop).result(10)
 
     async def _restore(self) -> None:
@@ -144,6 +159,12 @@ class LoopBound:
         answers = [await self._hub.http.post("/v1/agents", json={"id": "weather", "instances": instances})]
         answers += [await self._hub.http.put(f"/v1/{kind.value}/work") for kind in ChannelKind]
         answers.append(await self._hub.http.put("/v1/streams/work/readers/audit", json={"from": "first"}))
+        answers.append(await self._hub.http.post("/v1/resume"))
+        answers.append(await self._hub.http.post("/v1/agents/weather/resume"))
+        answers.append(await PollingInstance(self._hub.http, "courier").ask("lease", card=card_document()))
+        answers.append(await self._hub.http.post("/v1/agents/courier/resume"))
+        answers.append(await self._hub.http.post("/v1/tasks", json={"agent": "courier", "text": "Bring tea."}))
+        self.task_id = answers[-1].json()["id"]
         for answer in answers:
             assert answer.is_success, answer.text
 
@@ -163,8 +184,11 @@ class LoopBound:
             await send(each)
 
     async def _collect(self, scope, body, sent):
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
+
         async def receive():
-            return {"type": "http.request", "body": body, "more_body": False}
+            # Behind the request comes nothing: the client stays.
+            return requests.pop() if requests else await asyncio.Event().wait()
 
         async def send(message):
             sent.append(message)
@@ -209,8 +233,9 @@ def schema(open_app: LoopBound):
     return schemathesis.openapi.from_asgi("/v1/openapi.json", open_app)
 
 
-# A change feed never ends, and the first created key would close the hub to the requests after it.
-NOT_CALLED = {"watchAgents", "createKey"}
+# A change feed never ends, nor does that of an open task, and the first created key would close the hub to the
+# requests after it.
+NOT_CALLED = {"watchAgents", "followTask", "createKey"}
 # The kinds are administered by the same code: these stand for the rest.
 NOT_CALLED |= {f"{verb}{kind}" for verb in ("put", "show", "list", "delete") for kind in ("Events", "Queries")}
 NOT_CALLED |= {f"{verb}Commands" for verb in ("show", "list", "delete")}
@@ -225,12 +250,28 @@ load_all_checks()
 EXCLUDED = [CHECKS.get_one(name) for name in ("positive_data_acceptance", "ignored_auth")]
 
 
-def aim_at_what_is_there(case):
+# Of agents that connect out.
+OF_COURIERS = {"leaseTasks", "reportTasks", "settleTasks", "leaveAgent", "showInbox", "listLostTasks", "redriveTasks"}
+
+
+def aim_at_what_is_there(case, task_id):
     """Generated ids name nothing, and half of all generated registrations have neither URL nor card."""
+    operation_id = case.operation.definition.raw["operationId"]
     for name, value in (("agent", "weather"), ("instance", "first"), ("channel", "work"), ("reader", "audit")):
         if name in case.path_parameters:
             case.path_parameters[name] = value
-    if case.operation.definition.raw["operationId"] == "registerAgent" and isinstance(case.body, dict):
+    if operation_id in OF_COURIERS:
+        case.path_parameters["agent"] = "courier"
+    if "task" in case.path_parameters:
+        case.path_parameters["task"] = task_id
+    if operation_id == "submitTask" and isinstance(case.body, dict):
+        case.body = {**case.body, "agent": "courier", "text": "Bring tea."}
+        case.body.pop("skill", None)
+        case.body.pop("message", None)
+    if operation_id == "leaseTasks" and isinstance(case.body, dict):
+        case.body = {**case.body, "wait_ms": 0}
+        case.body.pop("card", None)
+    if operation_id == "registerAgent" and isinstance(case.body, dict):
         case.body = {**case.body, "url": "http://weather.test", "instances": [], "labels": {"zone": "eu"}}
         case.body.pop("card", None)
 
@@ -245,7 +286,7 @@ def test_the_application_keeps_its_own_description(open_app, schema, operation_i
     def call(case):
         if mode is GenerationMode.POSITIVE:
             open_app.restore()
-            aim_at_what_is_there(case)
+            aim_at_what_is_there(case, open_app.task_id)
         case.call_and_validate(excluded_checks=EXCLUDED)
 
     # Where nothing can be generated wrongly (no parameters, no body) there is nothing to refuse.

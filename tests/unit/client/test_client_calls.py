@@ -255,6 +255,7 @@ async def test_stream_yields_each_kind_of_event_as_it_comes():
         frame({"artifactUpdate": {"taskId": "t", "artifact": {"artifactId": "a", "parts": [{"text": "x"}]}}}, 3),
         frame({"artifactUpdate": {"taskId": "t", "append": True, "lastChunk": True,
                                   "artifact": {"artifactId": "a", "parts": [{"text": "y"}]}}}, 4),
+        frame({"statusUpdate": {"taskId": "t", "status": {"state": "TASK_STATE_COMPLETED"}}}, 5),
     ]  # fmt: skip
     async with fake_hub() as (hub, client):
         hub.answer = sse(*frames, then=may_end.wait)
@@ -266,11 +267,11 @@ async def test_stream_yields_each_kind_of_event_as_it_comes():
                     may_end.set()
     assert hub.rpc["method"] == "SendStreamingMessage"
     assert [event.kind for event in events] == [
-        EventKind.TASK, EventKind.STATUS, EventKind.ARTIFACT, EventKind.ARTIFACT,
+        EventKind.TASK, EventKind.STATUS, EventKind.ARTIFACT, EventKind.ARTIFACT, EventKind.STATUS,
     ]  # fmt: skip
-    assert [event.text for event in events] == ["", "hello", "x", "y"]
-    assert [event.event_id for event in events] == ["1", "2", "3", "4"]
-    assert [event.append for event in events] == [False, False, False, True]
+    assert [event.text for event in events] == ["", "hello", "x", "y", ""]
+    assert [event.event_id for event in events] == ["1", "2", "3", "4", "5"]
+    assert [event.append for event in events] == [False, False, False, True, False]
     assert events[1].state == "TASK_STATE_WORKING"
     assert all(event.task_id == "t" for event in events)
 
@@ -296,7 +297,7 @@ async def test_a_stream_that_breaks_says_how_far_it_came():
     async def cut():
         raise ConnectionResetError
 
-    async with fake_hub() as (hub, client):
+    async with fake_hub(reconnect_timeout_s=0) as (hub, client):
         hub.answer = sse(frame({"task": {"id": "t", "status": {"state": "TASK_STATE_WORKING"}}}, 7), then=cut)
         with pytest.raises(ConnectionLost) as caught:
             async for _ in client.stream("echo", "hi"):

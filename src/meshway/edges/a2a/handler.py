@@ -5,6 +5,7 @@ gateway, `_relay` writes a stream. Errors are rendered once, in `handle`, in the
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
 from urllib.parse import unquote
 
 from meshway.edges.a2a.cards import CardRoute, answer_card, card_route
@@ -12,11 +13,19 @@ from meshway.edges.a2a.meter import CallMeter
 from meshway.edges.a2a.ports import A2AServices
 from meshway.edges.http.exchange import Exchange, RequestHead
 from meshway.edges.http.headers import timeout_ms_of
-from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, Credentials
-from meshway.kernel.errors import AgentNotFound, Draining, MeshwayError
+from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, CoreReply, Credentials, TaskStream
+from meshway.kernel.deadline import Deadline
+from meshway.kernel.errors import AgentNotFound, DeadlineExceeded, Draining, MeshwayError
 from meshway.kernel.ids import AgentId, ContextId, TaskId
 from meshway.kernel.operations import AgentOperation
 from meshway.kernel.principal import Principal
+from meshway.protocols.a2a.canonical import (
+    encode_event,
+    encode_result,
+    read_push_config,
+    read_send,
+    read_task_query,
+)
 from meshway.protocols.a2a.card import serve_extended_card
 from meshway.protocols.a2a.dialect import JSONRPC_0_3, JSONRPC_1_0, REST_0_3, REST_1_0, Dialect
 from meshway.protocols.a2a.errors import render_error, render_stream_error
@@ -24,6 +33,7 @@ from meshway.protocols.a2a.inbound import WireReply
 from meshway.protocols.a2a.requests import A2ARequest, RequestRefused, read_jsonrpc, read_rest
 from meshway.protocols.a2a.tasklist import encode_task_list, read_list_query
 from meshway.tasks.owners import ListFilter
+from meshway.tasks.send_terms import SendTerms
 
 __all__ = ["A2AEdge"]
 
@@ -39,10 +49,14 @@ class _CallHead:
     __slots__ = (
         "agent",
         "card",
+        "chain",
         "content_type",
         "credentials",
         "dialect",
         "extensions",
+        "idempotency_key",
+        "is_durable",
+        "last_event_id",
         "rest",
         "timeout_ms",
         "version",
@@ -60,6 +74,10 @@ class _CallHead:
         self.extensions = _text(headers.get(b"a2a-extensions") or headers.get(b"x-a2a-extensions"))
         self.content_type = _text(headers.get(b"content-type"))
         self.dialect = _presumed_dialect(self.rest, self.version)
+        self.idempotency_key = _text(headers.get(b"idempotency-key"))
+        self.chain = _text(headers.get(b"meshway-chain"))
+        self.last_event_id = _text(headers.get(b"last-event-id"))
+        self.is_durable = headers.get(b"meshway-delivery", b"").strip().lower() == b"durable"
         self.credentials: Credentials | None = None
         self.timeout_ms: int | None = None
 
@@ -134,23 +152,23 @@ class A2AEdge:
         if operation is _GET_EXTENDED_CARD:
             host = exchange.head.headers.get(b"host", b"")
             base_url = self._services.serve_card.extended_base_url(AgentId(agent), host=host)
-        call = AgentCall(
-            agent_id=AgentId(agent),
-            operation=operation,
-            principal=principal,
-            deadline=None,
-            payload=request,
-            task_id=TaskId(request.task_id) if request.task_id is not None else None,
-            context_id=ContextId(request.context_id) if request.context_id is not None else None,
-            headers=self._services.trace_of(exchange.head.headers),
-        )
+            own = self._services.serve_card.own_extended_card(AgentId(agent), host=host)
+            if own is not None:
+                reply = encode_result(request, own)
+                exchange.respond(reply.status, reply.content_type, reply.body)
+                return
+        call = _call_of(agent, request, head, principal, self._services.trace_of(exchange.head.headers))
         answer = await self._services.call_agent.execute(call, timeout_ms=head.timeout_ms)
-        if isinstance(answer, AgentStream):
-            await self._relay(exchange, answer, request)
-        elif base_url is not None:
-            self._extended_card(exchange, answer, request, base_url)
+        if isinstance(answer, AgentReply):
+            if base_url is not None:
+                self._extended_card(exchange, answer, request, base_url)
+            else:
+                exchange.respond(answer.status, answer.content_type, answer.body, answer.headers)
+        elif isinstance(answer, CoreReply):
+            reply = encode_result(request, answer.core)
+            exchange.respond(reply.status, reply.content_type, reply.body)
         else:
-            exchange.respond(answer.status, answer.content_type, answer.body, answer.headers)
+            await self._relay(exchange, answer, request, call)
 
     def _extended_card(self, exchange: Exchange, answer: AgentReply, request: A2ARequest, base_url: str) -> None:
         """The agent's own answer, rewritten as the public card is."""
@@ -178,16 +196,25 @@ class A2AEdge:
         )
         exchange.respond(200, b"application/json", body)
 
-    async def _relay(self, exchange: Exchange, stream: AgentStream, request: A2ARequest) -> None:
-        """Write events as they come, no faster than the client reads; an error after the head becomes an event."""
+    async def _relay(
+        self, exchange: Exchange, stream: AgentStream | TaskStream, request: A2ARequest, call: AgentCall
+    ) -> None:
+        """Write events as they come, no faster than the client reads; an error after the head becomes an event.
+
+        The caller's time bounds its wait, not the task.
+        """
         self._meter.open_streams += 1
-        events = stream.events
+        deadline = call.deadline
         try:
             exchange.start_stream(200, b"text/event-stream", _SSE_HEADERS)
-            async for event in events:
-                exchange.send(event.frame)
-                if exchange.must_drain:
-                    await exchange.drain()
+            async with asyncio.timeout_at(None if deadline is None else deadline.at_ms / 1000):
+                async for frames in _frames(stream, request):
+                    exchange.send(frames)
+                    if exchange.must_drain:
+                        await exchange.drain()
+            exchange.end()
+        except TimeoutError:
+            exchange.send(render_stream_error(_too_late(deadline), request.dialect, request.request_id))
             exchange.end()
         except MeshwayError as error:
             exchange.send(render_stream_error(error, request.dialect, request.request_id))
@@ -195,6 +222,67 @@ class A2AEdge:
         finally:
             self._meter.open_streams -= 1
             await stream.aclose()
+
+
+async def _frames(stream: AgentStream | TaskStream, request: A2ARequest) -> AsyncGenerator[bytes, None]:
+    """What is at hand, in the caller's dialect."""
+    if isinstance(stream, TaskStream):
+        async for events in stream.events:
+            yield b"".join([encode_event(request, event.body, event.number) for event in events])
+        return
+    async for event in stream.events:
+        yield event.frame if event.core is None else encode_event(request, event.core, event.number)
+
+
+def _too_late(deadline: Deadline | None) -> DeadlineExceeded:
+    wait_ms = 0 if deadline is None else deadline.timeout_ms
+    text = f"The stream did not end within {wait_ms} ms (Meshway-Timeout-Ms). A task goes on: subscribe to it."
+    return DeadlineExceeded(text, may_have_acted=True)
+
+
+class _Reader:
+    """A CallReader over the wire request."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: A2ARequest) -> None:
+        self._request = request
+
+    def send_terms(self) -> SendTerms:
+        return read_send(self._request)
+
+    def history_length(self) -> int | None:
+        return read_task_query(self._request).history_length
+
+    def push_config(self) -> bytes:
+        return read_push_config(self._request)
+
+
+def _call_of(
+    agent: str,
+    request: A2ARequest,
+    head: _CallHead,
+    principal: Principal,
+    headers: tuple[tuple[bytes, bytes], ...],
+) -> AgentCall:
+    return AgentCall(
+        agent_id=AgentId(agent),
+        operation=request.operation,
+        principal=principal,
+        deadline=None,
+        payload=request,
+        reader=_Reader(request),
+        task_id=TaskId(request.task_id) if request.task_id is not None else None,
+        context_id=ContextId(request.context_id) if request.context_id is not None else None,
+        message_id=request.message_id,
+        config_id=request.config_id,
+        version=request.dialect.version.value,
+        headers=headers,
+        is_durable=head.is_durable,
+        idempotency_key=head.idempotency_key,
+        chain=head.chain,
+        last_event_id=head.last_event_id,
+    )
 
 
 def _read(exchange: Exchange, head: _CallHead) -> A2ARequest:

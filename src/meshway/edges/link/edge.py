@@ -50,6 +50,7 @@ class LinkEdge:
         services = self._services
         principal = services.authenticate(credentials)
         self._connections += 1
+        session: LinkSession | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 places = PumpPlaces(services, principal, socket)
@@ -62,3 +63,5 @@ class LinkEdge:
                 await asyncio.get_running_loop().create_future()
         finally:
             self._connections -= 1
+            if session is not None:
+                session.ended()

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from meshway.edges.link.limits import IN_WORK_MAX
-from meshway.protocols.link.frames import Ack, Publish, Reply, Settle
+from meshway.protocols.link.frames import Ack, Bye, Publish, Reply, Report, Settle, SettleTasks
 
 __all__ = ["Lane", "LaneFrame", "Work"]
 
-LaneFrame = Ack | Publish | Reply | Settle
+LaneFrame = Ack | Bye | Publish | Reply | Report | Settle | SettleTasks
 
 # Channels of which a connection has sent before; a publisher to more of them now and then runs one frame alone.
 _KNOWN_MAX = 1_000

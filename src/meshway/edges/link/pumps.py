@@ -24,7 +24,16 @@ from meshway.messaging.events import MissedEvents
 from meshway.messaging.names import ChannelKind
 from meshway.messaging.requests import HeldRequest
 from meshway.messaging.stream_items import StreamItem
-from meshway.protocols.link.frames import Deliveries, Delivery, Messages, Missed, RequestItem, Requests, Subscribed
+from meshway.protocols.link.frames import (
+    Deliveries,
+    Delivery,
+    Messages,
+    Missed,
+    RequestItem,
+    Requests,
+    Subscribe,
+    Subscribed,
+)
 
 __all__ = ["PUMPS", "Pump", "PumpPlaces"]
 
@@ -40,7 +49,7 @@ class PumpPlaces:
     socket: Socket
     held: int = 0
 
-    def begin(self, subscription: Subscription, *, cursor: str | None = None) -> None:
+    def begin(self, subscription: Subscription[Subscribe], *, cursor: str | None = None) -> None:
         """Say that it is active."""
         subscription.has_begun = True
         self.socket.send(encode_frame(Subscribed(id=subscription.frame.id, cursor=cursor)))
@@ -51,10 +60,10 @@ class PumpPlaces:
             await self.socket.drain()
 
 
-Pump = Callable[[PumpPlaces, Subscription], Awaitable[None]]
+Pump = Callable[[PumpPlaces, Subscription[Subscribe]], Awaitable[None]]
 
 
-async def _pump_events(places: PumpPlaces, subscription: Subscription) -> None:
+async def _pump_events(places: PumpPlaces, subscription: Subscription[Subscribe]) -> None:
     frame, socket = subscription.frame, places.socket
     verb = places.services.channels.subscribe_events
     async with verb.open(places.principal, frame.channel, group=frame.group) as events:
@@ -73,7 +82,7 @@ async def _pump_events(places: PumpPlaces, subscription: Subscription) -> None:
             await _send_events(places, subscription, documents)
 
 
-async def _send_events(places: PumpPlaces, subscription: Subscription, documents: Sequence[bytes]) -> None:
+async def _send_events(places: PumpPlaces, subscription: Subscription[Subscribe], documents: Sequence[bytes]) -> None:
     size = sum(map(len, documents))
     fits = size <= BATCH_BYTES_TARGET
     # Events wait in the memory of the hub anyway: a batch that is too large goes out one by one.
@@ -84,7 +93,7 @@ async def _send_events(places: PumpPlaces, subscription: Subscription, documents
     subscription.spend(len(documents), documents_bytes=size)
 
 
-async def _pump_stream(places: PumpPlaces, subscription: Subscription) -> None:
+async def _pump_stream(places: PumpPlaces, subscription: Subscription[Subscribe]) -> None:
     frame, socket = subscription.frame, places.socket
     verb = places.services.channels.read_stream
     async with verb.tail(
@@ -100,7 +109,7 @@ async def _pump_stream(places: PumpPlaces, subscription: Subscription) -> None:
             _spend(subscription, items)
 
 
-async def _pump_queue(places: PumpPlaces, subscription: Subscription) -> None:
+async def _pump_queue(places: PumpPlaces, subscription: Subscription[Subscribe]) -> None:
     frame, socket, services = subscription.frame, places.socket, places.services
     lease = services.channels.lease_messages
     lease.admit(places.principal, frame.channel)
@@ -137,7 +146,7 @@ def _shown_deliveries(deliveries: Sequence[HeldDelivery], now_ms: int) -> list[D
     return shown
 
 
-async def _pump_requests(places: PumpPlaces, subscription: Subscription) -> None:
+async def _pump_requests(places: PumpPlaces, subscription: Subscription[Subscribe]) -> None:
     frame, socket = subscription.frame, places.socket
     verb = places.services.channels.answer_requests
     async with verb.join(places.principal, ChannelKind(frame.kind), frame.channel) as responder:
@@ -173,7 +182,7 @@ def _parts(items: Sequence[Documented]) -> Iterator[Sequence[Documented]]:
         yield items[start:] if start else items
 
 
-def _spend(subscription: Subscription, items: Sequence[Documented]) -> None:
+def _spend(subscription: Subscription[Subscribe], items: Sequence[Documented]) -> None:
     subscription.spend(len(items), documents_bytes=sum(len(item.document) for item in items))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from meshway.gateway.channel_use_cases import ChannelUseCases
 from meshway.gateway.ports import Credentials
+from meshway.gateway.task_use_cases import TaskUseCases
 from meshway.kernel.clock import Clock
 from meshway.kernel.metrics import Metrics
 from meshway.kernel.principal import Principal
@@ -19,6 +20,7 @@ class LinkServices:
     """`credentials_of` and `authenticate` raise Unauthenticated; `places` is the one of all verbs."""
 
     channels: ChannelUseCases
+    tasks: TaskUseCases
     places: SubscriptionPlaces
     settings: MessagingSettings
     credentials_of: Callable[[Mapping[bytes, bytes]], Credentials]

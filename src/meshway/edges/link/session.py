@@ -8,7 +8,7 @@ in order; commands and queries, which wait for somebody else, have tasks of thei
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import assert_never
+from typing import assert_never, cast
 
 import structlog
 
@@ -17,6 +17,7 @@ from meshway.edges.link.codec import FrameRefused, decode_frame, encode_frame, p
 from meshway.edges.link.lane import Lane, LaneFrame, Work
 from meshway.edges.link.limits import KEY_CHECK_INTERVAL_S, REQUESTS_MAX, SUBSCRIPTIONS_MAX
 from meshway.edges.link.pumps import PUMPS, PumpPlaces
+from meshway.edges.link.serving import Serving
 from meshway.edges.link.subscription import Subscription
 from meshway.edges.link.verbs import LinkVerbs
 from meshway.kernel.errors import (
@@ -32,6 +33,8 @@ from meshway.protocols.link import frames
 from meshway.protocols.link.frames import HubFrame
 
 __all__ = ["CLOSE_KEY_REFUSED", "LinkSession"]
+
+AnySubscription = Subscription[frames.Subscribe] | Subscription[frames.Serve]
 
 _log = structlog.get_logger()
 
@@ -64,7 +67,9 @@ class LinkSession:
             rested=self._close_if_done,
         )
         self._inline_bytes_max = places.services.settings.data_bytes_max
-        self._subscriptions: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, AnySubscription] = {}
+        # Instances of agents: they go on reporting after their subscription has ended.
+        self._servings: dict[str, Serving] = {}
         self._requests = 0
         self._is_draining = False
 
@@ -83,13 +88,15 @@ class LinkSession:
                 line = f"{frame.kind} {frame.channel}"
                 large = len(text) > self._inline_bytes_max or b'"data_ref"' in text
                 self._lane.add(Work(frame, line, alone=large))
-            case frames.Settle() | frames.Ack() | frames.Reply():
+            case (
+                frames.Settle() | frames.Ack() | frames.Reply() | frames.Report() | frames.SettleTasks() | frames.Bye()
+            ):
                 self._lane.add(Work(frame))
             case frames.Request():
                 self._begin_request(frame)
             case frames.Ping():
                 self._send(frames.Pong(ref=frame.ref))
-            case frames.Subscribe() | frames.Credit() | frames.Unsubscribe():
+            case frames.Subscribe() | frames.Serve() | frames.Credit() | frames.Unsubscribe():
                 self._change(frame)
             case _:
                 assert_never(frame)
@@ -103,6 +110,8 @@ class LinkSession:
         self._close_if_done()
 
     def swept(self, now: float) -> None:
+        for serving in self._servings.values():
+            serving.swept(now)
         if now - self._welcome_at < KEY_CHECK_INTERVAL_S:
             return
         self._welcome_at = now
@@ -113,9 +122,9 @@ class LinkSession:
 
     # --- subscriptions ---
 
-    def _change(self, frame: frames.Subscribe | frames.Credit | frames.Unsubscribe) -> None:
+    def _change(self, frame: frames.Subscribe | frames.Serve | frames.Credit | frames.Unsubscribe) -> None:
         try:
-            if isinstance(frame, frames.Subscribe):
+            if isinstance(frame, frames.Subscribe | frames.Serve):
                 self._subscribe(frame)
                 return
             subscription = self._subscriptions.get(frame.id)
@@ -129,7 +138,7 @@ class LinkSession:
         except MeshwayError as error:
             self._refuse(error, id_=frame.id)
 
-    def _subscribe(self, frame: frames.Subscribe) -> None:
+    def _subscribe(self, frame: frames.Subscribe | frames.Serve) -> None:
         if self._is_draining:
             raise Draining("This hub is shutting down; subscribe at another one, or here in a moment.")
         if frame.id in self._subscriptions:
@@ -138,20 +147,31 @@ class LinkSession:
             raise TooManyInFlight(
                 f"This connection has {SUBSCRIPTIONS_MAX} subscriptions, as many as one may; open another one."
             )
-        subscription = Subscription(frame)
+        subscription: AnySubscription
+        if isinstance(frame, frames.Serve):
+            subscription = Subscription[frames.Serve](frame)
+            self._servings[frame.id] = Serving(self._places, self._places.services.tasks, frame)
+        else:
+            subscription = Subscription[frames.Subscribe](frame)
         self._subscriptions[frame.id] = subscription
         subscription.task = self._tasks.create_task(self._pump(subscription))
         subscription.task.add_done_callback(partial(self._pump_ended, subscription))
 
-    async def _pump(self, subscription: Subscription) -> None:
+    async def _pump(self, subscription: AnySubscription) -> None:
         frame = subscription.frame
         try:
-            await PUMPS[frame.kind](self._places, subscription)
+            if isinstance(frame, frames.Serve):
+                await self._servings[frame.id].pump(cast("Subscription[frames.Serve]", subscription))
+            else:
+                pumped = cast("Subscription[frames.Subscribe]", subscription)
+                await PUMPS[frame.kind](self._places, pumped)
         except Exception as error:  # noqa: BLE001  the boundary of a subscription: others of the connection go on
             self._refuse(self._explained(error, "subscribe"), id_=frame.id)
 
-    def _pump_ended(self, subscription: Subscription, task: "asyncio.Task[None]") -> None:
+    def _pump_ended(self, subscription: AnySubscription, task: "asyncio.Task[None]") -> None:
         del self._subscriptions[subscription.frame.id]
+        if not subscription.has_begun:
+            self._servings.pop(subscription.frame.id, None)
         if (subscription.has_begun or subscription.is_leaving) and not self._is_draining:
             self._send(frames.Unsubscribed(id=subscription.frame.id))
 
@@ -172,15 +192,53 @@ class LinkSession:
                 places.held = max(0, places.held - 1)
             case frames.Ack():
                 work = self._verbs.ack(places.principal, frame)
+            case frames.Report():
+                work = self._report(frame)
+            case frames.SettleTasks():
+                work = self._settle_tasks(frame)
+            case frames.Bye():
+                work = self._leave(frame)
             case _:
                 assert_never(frame)
         try:
             answer = await work
         except Exception as error:  # noqa: BLE001  the boundary of a request: the connection goes on
-            self._refuse(self._explained(error, type(frame).__name__.lower()), ref=frame.ref)
+            explained = self._explained(error, type(frame).__name__.lower())
+            if isinstance(frame, frames.Bye):
+                self._refuse(explained, id_=frame.id)
+            else:
+                self._refuse(explained, ref=frame.ref)
             return False
         self._send(answer)
         return True
+
+    def _serving(self, id_: str) -> Serving:
+        serving = self._servings.get(id_)
+        if serving is None:
+            raise NotFound(f"This connection serves no agent as {id_!r}.")
+        return serving
+
+    async def _report(self, frame: frames.Report) -> HubFrame:
+        return await self._serving(frame.id).report(frame)
+
+    async def _settle_tasks(self, frame: frames.SettleTasks) -> HubFrame:
+        return await self._serving(frame.id).settle(frame)
+
+    async def _leave(self, frame: frames.Bye) -> HubFrame:
+        """The farewell answers in place of the subscription's own end."""
+        serving = self._serving(frame.id)
+        subscription = self._subscriptions.get(frame.id)
+        if subscription is not None and subscription.task is not None:
+            subscription.has_begun = subscription.is_leaving = False
+            subscription.task.cancel()
+        await serving.leave()
+        self._servings.pop(frame.id, None)
+        return frames.Unsubscribed(id=frame.id)
+
+    def ended(self) -> None:
+        """The connection is gone."""
+        for serving in self._servings.values():
+            serving.connection_lost()
 
     def _begin_request(self, frame: frames.Request) -> None:
         if self._requests >= REQUESTS_MAX:

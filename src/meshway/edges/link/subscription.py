@@ -1,24 +1,27 @@
 """One subscription of a connection: its credit, and how much it takes at a time."""
 
 import asyncio
+from typing import Generic, TypeVar
 
 from meshway.edges.http.sockets import Socket
 from meshway.edges.link.limits import BATCH_BYTES_TARGET, BATCH_MAX, CREDIT_MAX
 from meshway.kernel.errors import FieldError, InvalidRequest
-from meshway.protocols.link.frames import Subscribe
+from meshway.protocols.link.frames import Serve, Subscribe
 
 __all__ = ["Subscription"]
+
+Asked = TypeVar("Asked", bound=Subscribe | Serve)
 
 # Nothing is known of the sizes yet.
 _FIRST_BATCH = 32
 
 
-class Subscription:
+class Subscription(Generic[Asked]):
     """`frame` is how it was asked for. Credit not granted is never used: what is taken is sent, so nothing is taken."""
 
     __slots__ = ("_batch", "_credit", "_waiter", "frame", "has_begun", "is_leaving", "task")
 
-    def __init__(self, frame: Subscribe) -> None:
+    def __init__(self, frame: Asked) -> None:
         """Raises: InvalidRequest naming `credit`."""
         self.frame = frame
         self.task: asyncio.Task[None] | None = None

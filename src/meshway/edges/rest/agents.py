@@ -56,7 +56,7 @@ async def register_agent(call: RestCall) -> Response:
         labels=body.labels,
         capacity=body.capacity,
         weight=body.weight,
-        settings=AgentSettings(timeout_ms=body.settings.timeout_ms, card=body.settings.card, probe=body.settings.probe),
+        settings=AgentSettings(**msgspec.structs.asdict(body.settings)),
         credential=body.credential,
         instances=[_spec(each) for each in body.instances],
     )
@@ -91,8 +91,7 @@ async def update_agent(call: RestCall) -> Response:
     if body.settings is None:
         settings = None
     elif not isinstance(body.settings, msgspec.UnsetType):
-        asked = body.settings
-        settings = SettingsPatch(timeout_ms=asked.timeout_ms, card=asked.card, probe=asked.probe)
+        settings = SettingsPatch(**msgspec.structs.asdict(body.settings))
     patch = AgentPatch(
         url=body.url,
         card=body.card if isinstance(body.card, msgspec.UnsetType) else bytes(body.card),

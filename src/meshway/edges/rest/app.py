@@ -25,8 +25,9 @@ from meshway.edges.rest.problems import http_problem, problem_response
 from meshway.edges.rest.routes import route_table
 from meshway.edges.rest.services import RestServices
 from meshway.edges.rest.settings import RestSettings
+from meshway.edges.rest.task_polls import TaskPolls
 from meshway.kernel.errors import EngineError, MeshwayError, MethodUnknown, NotFound
-from meshway.kernel.principal import ANONYMOUS
+from meshway.kernel.principal import ANONYMOUS, Principal
 from meshway.messaging.names import ChannelKind
 
 __all__ = ["build_rest_app"]
@@ -34,7 +35,10 @@ __all__ = ["build_rest_app"]
 _log = structlog.get_logger()
 _KINDS = tuple(kind.value for kind in ChannelKind)
 # What stands below /v1; anything else there may have been meant as a kind of channel.
-_ROOMS = {*_KINDS, "agents", "blobs", "keys", "openapi.json", "asyncapi.json", "ws"}
+_ROOMS = {*_KINDS, "agents", "asyncapi.json", "audit", "blobs", "keys", "openapi.json", "push", "resume", "stop"}
+_ROOMS |= {"tasks", "ws"}
+# As many as there may be calls; each is a few tasks of the loop and a socket.
+_FOLLOWERS_MAX = 20_000
 
 
 def build_rest_app(services: RestServices, settings: RestSettings | None = None) -> Starlette:
@@ -70,13 +74,23 @@ class _Edge:
     def __init__(self, services: RestServices, settings: RestSettings) -> None:
         self.services = services
         self.settings = settings
-        self.watchers = Watchers(settings.watchers_max)
+        self.watchers = Watchers(
+            settings.watchers_max, "change feeds are open, as many as the hub keeps ([rest] watchers_max)"
+        )
+        self.followers = Watchers(_FOLLOWERS_MAX, "feeds of tasks are open, as many as the hub keeps")
+        self.polls = TaskPolls()
         self.requests = services.metrics.counter(
             "meshway_rest_requests_total", "Requests to the control plane.", ("operation", "status")
         )
         services.metrics.gauge_read_from(
             "meshway_rest_watchers", "Open change feeds of the registry.", lambda: float(self.watchers.taken)
         )
+        services.metrics.gauge_read_from(
+            "meshway_rest_task_followers", "Open feeds of tasks' events.", lambda: float(self.followers.taken)
+        )
+
+    def call(self, request: Request, principal: Principal) -> RestCall:
+        return RestCall(request, principal, self.services, self.settings, self.watchers, self.followers, self.polls)
 
 
 class _PathEndpoint:
@@ -110,7 +124,7 @@ class _PathEndpoint:
             if operation.access is Access.KEY:
                 # Before the body is read: who may not ask does not get to send.
                 principal = edge.services.principal_of(request.headers.raw)
-            return await handler(RestCall(request, principal, edge.services, edge.settings, edge.watchers))
+            return await handler(edge.call(request, principal))
         except MeshwayError as error:
             if isinstance(error, EngineError):
                 _log.warning("rest_request_not_served", operation=operation.id, code=error.code, detail=error.detail)

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from meshway.protocols.sse import KEEP_ALIVE
 
-__all__ = ["EventStreamResponse"]
+__all__ = ["EventStreamResponse", "disconnected"]
 
 # Headers and this leave together, when the subscription is active; readers drop comments.
 _FIRST_COMMENT = b": connected\n\n"
@@ -58,7 +58,7 @@ class EventStreamResponse(Response):
         async with asyncio.TaskGroup() as group:
             pump = group.create_task(self._pump(waiting))
             written = group.create_task(self._write_all(waiting, send))
-            left = group.create_task(_disconnected(receive))
+            left = group.create_task(disconnected(receive))
             shutdown = group.create_task(self._shutdown.wait())
             await asyncio.wait({written, left, shutdown}, return_when=asyncio.FIRST_COMPLETED)
             is_shutdown, is_left = shutdown.done(), left.done()
@@ -89,6 +89,6 @@ async def _write(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from meshway.kernel.delegation import HOPS_MAX
 from meshway.kernel.pages import LIMIT_DEFAULT, LIMIT_MAX
+from meshway.registry.checks import ATTEMPTS_MAX, CALLS_MAX, TASK_TIMEOUT_MAX_MS
 from meshway.registry.values import AgentState
 
 __all__ = [
@@ -71,6 +73,32 @@ Credential = Annotated[
 CardStyle = Annotated[
     Literal["1.0", "union", "0.3"], msgspec.Meta(description="Which agent card the hub serves for this agent.")
 ]
+TaskTimeoutMs = Annotated[
+    int, msgspec.Meta(ge=1, le=TASK_TIMEOUT_MAX_MS, description="Work on one task ends after this, in milliseconds.")
+]
+AttemptsMax = Annotated[
+    int, msgspec.Meta(ge=1, le=ATTEMPTS_MAX, description="Attempts before a task goes to the agent's dead letters.")
+]
+DeliveryStyle = Annotated[
+    Literal["direct", "durable"],
+    msgspec.Meta(
+        description="`durable`: the hub accepts messages for an agent with a URL, calls it with retries and keeps what "
+        "it says."
+    ),
+]
+RecordStyle = Annotated[
+    Literal["all", "streams", "off"],
+    msgspec.Meta(description="Which events of the agent's tasks the hub keeps: all, those of streams, or none."),
+]
+DedupeMessages = Annotated[
+    bool, msgspec.Meta(description="Take a message with the id and content of one before for a repetition of it.")
+]
+DepthMax = Annotated[
+    int,
+    msgspec.Meta(ge=1, le=HOPS_MAX, description="Agents in a row, this one included, that one task may go through."),
+]
+CallsMax = Annotated[int, msgspec.Meta(ge=1, le=CALLS_MAX, description="Calls in the course of one root task.")]
+AllowCycles = Annotated[bool, msgspec.Meta(description="May this agent be called again by what it has called?")]
 Moment = Annotated[
     str, msgspec.Meta(description="RFC 3339 UTC with milliseconds.", examples=["2026-11-22T07:00:00.123Z"])
 ]
@@ -93,11 +121,19 @@ class _View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentSettingsBody(_Body, frozen=True, kw_only=True):
-    """What an operator may set per agent; what is left out takes its default."""
+    """What an operator may set per agent; what is left out, or null, takes the hub's default."""
 
     timeout_ms: TimeoutMs | None = None
     card: CardStyle = "1.0"
     probe: Annotated[bool, msgspec.Meta(description="Ask silent instances for their card now and then.")] = True
+    task_timeout_ms: TaskTimeoutMs | None = None
+    attempts_max: AttemptsMax | None = None
+    delivery: DeliveryStyle = "direct"
+    record: RecordStyle = "all"
+    dedupe_messages: DedupeMessages = False
+    depth_max: DepthMax | None = None
+    calls_max: CallsMax | None = None
+    allow_cycles: AllowCycles | None = None
 
 
 class InstanceAddition(_Body, frozen=True, kw_only=True):
@@ -133,6 +169,14 @@ class AgentSettingsPatch(_Body, frozen=True, kw_only=True):
     timeout_ms: TimeoutMs | msgspec.UnsetType | None = msgspec.UNSET
     card: CardStyle | msgspec.UnsetType | None = msgspec.UNSET
     probe: bool | msgspec.UnsetType | None = msgspec.UNSET
+    task_timeout_ms: TaskTimeoutMs | msgspec.UnsetType | None = msgspec.UNSET
+    attempts_max: AttemptsMax | msgspec.UnsetType | None = msgspec.UNSET
+    delivery: DeliveryStyle | msgspec.UnsetType | None = msgspec.UNSET
+    record: RecordStyle | msgspec.UnsetType | None = msgspec.UNSET
+    dedupe_messages: DedupeMessages | msgspec.UnsetType | None = msgspec.UNSET
+    depth_max: DepthMax | msgspec.UnsetType | None = msgspec.UNSET
+    calls_max: CallsMax | msgspec.UnsetType | None = msgspec.UNSET
+    allow_cycles: AllowCycles | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class AgentPatchBody(_Body, frozen=True, kw_only=True):
@@ -210,10 +254,10 @@ class SkillView(_View, frozen=True, kw_only=True):
 
 
 class InstanceView(_View, frozen=True, kw_only=True):
-    """One replica. `lease_until` is null for one that never sent a heartbeat."""
+    """One replica. `url` is null for one that connects out; `lease_until` for one that never sent a heartbeat."""
 
     id: str
-    url: str
+    url: str | None
     state: AgentState
     state_since: Moment
     labels: dict[str, str]
@@ -225,20 +269,32 @@ class InstanceView(_View, frozen=True, kw_only=True):
 
 
 class AgentSettingsView(_View, frozen=True, kw_only=True):
-    """`timeout_ms` null: the hub's default."""
+    """Null: the hub's default."""
 
     timeout_ms: int | None
     card: str
     probe: bool
+    task_timeout_ms: int | None
+    attempts_max: int | None
+    delivery: str
+    record: str
+    dedupe_messages: bool
+    depth_max: int | None
+    calls_max: int | None
+    allow_cycles: bool | None
 
 
 class AgentView(_View, frozen=True, kw_only=True):
-    """An agent. `state` is that of its best instance; `card` its own card as A2A 1.0, not the one the hub serves."""
+    """An agent. `state` is that of its best instance; `card` its own card as A2A 1.0, not the one the hub serves.
+
+    `pull`: its instances connect out, and its tasks wait at the hub.
+    """
 
     id: str
     name: str
     description: str
     state: AgentState
+    pull: bool
     skills: tuple[SkillView, ...]
     card: CardDocument
     instances: tuple[InstanceView, ...]

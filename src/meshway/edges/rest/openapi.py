@@ -20,6 +20,9 @@ _VARIABLE = re.compile(r"\{(\w+)\}")
 TAGS: Mapping[str, str] = {
     "agents": "Who can be called: registering, finding, changing and operating agents.",
     "instances": "The replicas behind an agent's name.",
+    "tasks": "Work that is kept until it is done: submitting, following, cancelling.",
+    "workers": "For instances of agents that connect out and cannot hold a WebSocket: their tasks by long poll.",
+    "inbox": "For operators: what waits for an agent, what it failed at, stopping and resuming.",
     "channels": "What every kind of channel has: settings, live figures, lists.",
     "events": "Fan-out to whoever listens now; nothing is kept.",
     "streams": "Kept and numbered messages, read from any place, with readers whose position the hub keeps.",
@@ -35,6 +38,7 @@ _LABEL_SCHEMA: JsonObject = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0
 PATH_VARIABLES: Mapping[str, JsonObject] = {
     "agent": {"description": "The agent's id.", "schema": _LABEL_SCHEMA},
     "instance": {"description": "The instance's id.", "schema": _LABEL_SCHEMA},
+    "task": {"description": "The task's id.", "schema": {"type": "string", "minLength": 1}},
     "key": {"description": "The key's id, not its secret.", "schema": {"type": "string", "minLength": 1}},
     "channel": {
         "description": "Dot-separated tokens of A-Z a-z 0-9 _ -; names that begin with _ are the hub's own.",

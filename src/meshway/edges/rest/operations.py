@@ -13,6 +13,7 @@ from starlette.responses import Response
 from meshway.edges.rest.bodies import decode_body, decode_query, read_body
 from meshway.edges.rest.services import RestServices
 from meshway.edges.rest.settings import RestSettings
+from meshway.edges.rest.task_polls import TaskPolls
 from meshway.kernel.errors import TooManyInFlight
 from meshway.kernel.principal import Principal
 
@@ -34,10 +35,11 @@ _WATCHERS_RETRY_AFTER_MS = 1_000
 
 
 class Watchers:
-    """Places for open change feeds."""
+    """Places for open feeds; `what` they are, and which limit it is, for who finds none."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, what: str) -> None:
         self._places = places
+        self._what = what
         self._taken = 0
 
     @property
@@ -47,7 +49,7 @@ class Watchers:
     def enter(self) -> None:
         """Raises: TooManyInFlight. Each return needs one `leave`."""
         if self._taken >= self._places:
-            text = f"{self._taken} change feeds are open, as many as the hub keeps ([rest] watchers_max)."
+            text = f"{self._taken} {self._what}."
             raise TooManyInFlight(text, retry_after_ms=_WATCHERS_RETRY_AFTER_MS)
         self._taken += 1
 
@@ -64,6 +66,8 @@ class RestCall:
     services: RestServices
     settings: RestSettings
     watchers: Watchers
+    followers: Watchers
+    polls: TaskPolls
 
     async def body(self, model: type[Model]) -> Model:
         """The body as `model`. Raises: InvalidRequest, MalformedBody, ContentTypeUnsupported, PayloadTooLarge."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from meshway.edges.rest import agents, health, keys, pages, watch
 from meshway.edges.rest.channel_routes import channel_operations
+from meshway.edges.rest.inbox_routes import inbox_operations
 from meshway.edges.rest.models import (
     AgentListQuery,
     AgentPage,
@@ -21,6 +22,7 @@ from meshway.edges.rest.models import (
     KeyView,
 )
 from meshway.edges.rest.operations import Access, Answers, Operation, OperationHandler
+from meshway.edges.rest.task_routes import task_operations
 
 __all__ = ["route_table"]
 
@@ -32,7 +34,8 @@ _ONE_AGENT = ("agent_not_found",)
 
 def route_table(serve_openapi: OperationHandler) -> Sequence[Operation]:
     """Every operation, in the order in which paths are tried."""
-    return (*_AGENTS, *_INSTANCES, *channel_operations(), *_KEYS, *_documents(serve_openapi), *_OPERATIONS)
+    tasks = (*task_operations(), *inbox_operations())
+    return (*_AGENTS, *_INSTANCES, *tasks, *channel_operations(), *_KEYS, *_documents(serve_openapi), *_OPERATIONS)
 
 
 _AGENTS = (

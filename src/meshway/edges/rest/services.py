@@ -14,10 +14,12 @@ from meshway.gateway.manage_instances import ManageInstances
 from meshway.gateway.manage_keys import ManageKeys
 from meshway.gateway.register_agent import RegisterAgent
 from meshway.gateway.remove_agent import RemoveAgent
+from meshway.gateway.task_use_cases import TaskUseCases
 from meshway.gateway.update_agent import UpdateAgent
 from meshway.gateway.watch_agents import WatchAgents
 from meshway.kernel.metrics import Metrics, NullMetrics
 from meshway.kernel.principal import Principal
+from meshway.tasks.audit import AuditLog
 
 __all__ = ["AgentUseCases", "EngineStatus", "HubStatus", "PrincipalOf", "RestServices"]
 
@@ -74,9 +76,13 @@ class RestServices:
 
     agents: AgentUseCases
     channels: ChannelUseCases
+    tasks: TaskUseCases
+    audit: AuditLog
     keys: ManageKeys
     status: HubStatus
     principal_of: PrincipalOf
     # The scrape's body and its content type.
     render_metrics: Callable[[], tuple[bytes, str]]
+    # The JSON Web Key Set of the keys that sign push notifications.
+    push_jwks: Callable[[], bytes]
     metrics: Metrics = field(default_factory=NullMetrics)

@@ -31,15 +31,14 @@ def agent_view(agent: Agent, in_flight: InFlight) -> AgentView:
         name=card.name,
         description=card.description,
         state=agent_state(agent),
+        pull=agent.pull,
         skills=tuple(
             SkillView(id=skill.id, name=skill.name, description=skill.description, tags=skill.tags)
             for skill in card.skills
         ),
         card=msgspec.Raw(card.document.encode()),
         instances=tuple(instance_view(agent.id, instance, in_flight) for instance in agent.instances),
-        settings=AgentSettingsView(
-            timeout_ms=agent.settings.timeout_ms, card=agent.settings.card, probe=agent.settings.probe
-        ),
+        settings=AgentSettingsView(**msgspec.structs.asdict(agent.settings)),
         has_credential=agent.credential is not None,
         registered_at=rfc3339_ms(agent.registered_at_ms),
         registered_by=agent.registered_by,
@@ -50,7 +49,7 @@ def agent_view(agent: Agent, in_flight: InFlight) -> AgentView:
 def instance_view(agent_id: str, instance: Instance, in_flight: InFlight) -> InstanceView:
     return InstanceView(
         id=instance.id,
-        url=instance.url,
+        url=instance.url or None,
         state=instance.state,
         state_since=rfc3339_ms(instance.state_since_ms),
         labels=instance.labels,

@@ -1,0 +1,92 @@
+"""Take a message on once, however often it is sent: by its Idempotency-Key, or its own id where the agent wants it."""
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from meshway.gateway.accept_task import AcceptTask, TaskRequest
+from meshway.gateway.task_places import TaskPlaces
+from meshway.kernel.errors import EngineUnavailable, MeshwayError
+from meshway.kernel.ids import TaskId, new_id
+from meshway.tasks.flights import Begun, Conflicting, Flight, Joined, KeyedRequest, Unknown
+from meshway.tasks.idempotency import IdempotencyKeys, check_idempotency_key, content_digest, dedupe_key
+from meshway.tasks.track import Track
+
+__all__ = ["AcceptOnce", "Accepted", "key_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`is_new` False: it had been accepted before."""
+
+    track: Track
+    is_new: bool
+
+
+class AcceptOnce:
+    """Without a key each message is new."""
+
+    def __init__(self, places: TaskPlaces, accept: AcceptTask, keys: IdempotencyKeys) -> None:
+        self._places = places
+        self._accept = accept
+        self._keys = keys
+
+    async def execute(self, request: TaskRequest, *, method: str) -> Accepted:
+        """Raises: as AcceptTask; IdempotencyKeyReused, InvalidRequest naming `Idempotency-Key`."""
+        terms = request.terms
+        digest = content_digest(request.agent_id, method, terms.message + b"\n" + (terms.metadata or b""))
+        key = key_of(
+            request.idempotency_key,
+            message_id=terms.message_id,
+            digest=digest,
+            dedupes=self._places.agent(request.agent_id).settings.dedupe_messages,
+        )
+        if key is None:
+            return Accepted(await self._accept.execute(request), is_new=True)
+        task_id = TaskId(terms.task_id or request.task_id or new_id())
+        keyed = KeyedRequest(principal_id=request.principal.id, key=key, content_digest=digest, task_id=task_id)
+        found = await self._keys.begin(keyed)
+        match found:
+            case Begun():
+                return await self._act(request, task_id, found.flight)
+            case Joined():
+                return await self._join(request, found)
+            case Conflicting() | Unknown():
+                raise found.error()
+
+    async def _act(self, request: TaskRequest, task_id: TaskId, flight: Flight) -> Accepted:
+        try:
+            track = await self._accept.execute(_with_id(request, task_id))
+        except EngineUnavailable:
+            # It may have been accepted: the task's record will tell.
+            self._keys.lose(flight)
+            raise
+        except MeshwayError as error:
+            await self._keys.abandon(flight, error)
+            raise
+        except asyncio.CancelledError:
+            self._keys.lose(flight)
+            raise
+        await self._keys.finish(flight, None)
+        return Accepted(track, is_new=True)
+
+    async def _join(self, request: TaskRequest, joined: Joined) -> Accepted:
+        if joined.flight is not None:
+            await joined.flight.wait_over()
+        assert joined.task_id is not None
+        tasks = self._places.tasks
+        owner = await tasks.owners.owner_of(request.agent_id, joined.task_id)
+        if owner is None:
+            # The hub died between the key and the task: nobody has begun it.
+            return Accepted(await self._accept.execute(_with_id(request, joined.task_id)), is_new=True)
+        return Accepted(await tasks.track_of(owner), is_new=False)
+
+
+def key_of(given: str | None, *, message_id: str, digest: str, dedupes: bool) -> str | None:
+    """Under which key a message is looked for, if under any. Raises: InvalidRequest naming `Idempotency-Key`."""
+    if given is not None:
+        return check_idempotency_key(given)
+    return dedupe_key(message_id, digest) if dedupes and message_id else None
+
+
+def _with_id(request: TaskRequest, task_id: TaskId) -> TaskRequest:
+    return request if request.terms.task_id is not None else replace(request, task_id=task_id)

@@ -1,0 +1,162 @@
+"""A2A operations on tasks of the hub's own: what a client of an agent that connects out calls in its place.
+
+To the client it is an agent like any other. Answers are A2A 1.0; the edge puts them into the caller's dialect.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from meshway.gateway.accept_once import AcceptOnce
+from meshway.gateway.accept_task import TaskRequest
+from meshway.gateway.cancel_task import CancelTask
+from meshway.gateway.ports import AgentCall, CoreReply, TaskStream
+from meshway.gateway.task_places import TaskPlaces
+from meshway.kernel.errors import OperationUnsupported, wrong_field
+from meshway.tasks.picture import TaskPicture
+from meshway.tasks.send_terms import SendTerms
+from meshway.tasks.track import Track
+from meshway.tasks.values import TaskEvent, TaskOwner
+
+__all__ = ["InboxCalls", "event_number", "follow_turn", "follow_until_end"]
+
+# More than any task has; what is longer is no number of ours.
+_NUMBER_DIGITS_MAX = 15
+
+
+class InboxCalls:
+    """One method an operation."""
+
+    def __init__(self, places: TaskPlaces, *, accept: AcceptOnce, cancel: CancelTask) -> None:
+        self._places = places
+        self._accept = accept
+        self._cancel = cancel
+
+    async def send(self, call: AgentCall, *, wait_ms: int) -> CoreReply:
+        """SendMessage: the task at the end of its turn, or as it is after `wait_ms`; at once where that was asked for.
+
+        Raises: as AcceptTask.
+        """
+        terms = call.reader.send_terms()
+        accepted = await self._accept.execute(_request(call, terms), method=call.operation.value)
+        return CoreReply(await self.answer(accepted.track, terms, wait_ms=wait_ms))
+
+    async def answer(self, track: Track, terms: SendTerms, *, wait_ms: int) -> bytes:
+        """The result of a SendMessage about this task. Raises: EngineUnavailable."""
+        if terms.blocking and not track.written_state.ends_turn:
+            await self.wait_for_turn(track, wait_ms=wait_ms)
+        picture = await self._places.tasks.tracks.picture(track)
+        return b'{"task":%b}' % picture.encode(terms.history_length)
+
+    async def stream(self, call: AgentCall) -> TaskStream:
+        """SendStreamingMessage: the task's events from the one that begins this turn to the one that ends it.
+
+        Raises: as AcceptTask.
+        """
+        terms = call.reader.send_terms()
+        accepted = await self._accept.execute(_request(call, terms), method=call.operation.value)
+        return TaskStream(follow_turn(self._places, accepted.track, turn=accepted.track.turn))
+
+    async def get(self, call: AgentCall, owner: TaskOwner) -> CoreReply:
+        """GetTask. Raises: InvalidRequest, EngineUnavailable."""
+        picture = await self._picture(owner)
+        return CoreReply(picture.encode(call.reader.history_length()))
+
+    async def cancel(self, call: AgentCall, owner: TaskOwner) -> CoreReply:
+        """CancelTask. Raises: TaskNotCancelable, StorageFull, EngineUnavailable."""
+        track = await self._cancel.cancel(owner, reason="cancelled by its client")
+        picture = await self._places.tasks.tracks.picture(track)
+        return CoreReply(picture.encode())
+
+    async def subscribe(self, call: AgentCall, owner: TaskOwner) -> TaskStream:
+        """SubscribeToTask: a snapshot under the number of the last event in it, then what follows, to the end.
+
+        With `Last-Event-ID` what follows that, without a snapshot, also of a task that has ended.
+        Raises: OperationUnsupported for one that has ended, InvalidRequest, EngineUnavailable.
+        """
+        track = await self._places.tasks.track_of(owner)
+        if call.last_event_id is not None:
+            return TaskStream(follow_until_end(self._places, track, after=event_number(call.last_event_id)))
+        if track.written_state.is_terminal:
+            raise OperationUnsupported(f"Task {owner.task_id!r} has ended: nothing follows; ask for it with GetTask.")
+        return TaskStream(self._snapshot_and_on(track))
+
+    async def wait_for_turn(self, track: Track, *, wait_ms: int) -> None:
+        """Until the task's turn ends, at most so long. Raises: EngineUnavailable."""
+        with self._places.tasks.tracks.follow(track, after=track.written) as follower:
+            try:
+                async with asyncio.timeout(wait_ms / 1000):
+                    while not track.written_state.ends_turn:
+                        await follower.take()
+            except TimeoutError:
+                return
+
+    async def _picture(self, owner: TaskOwner) -> TaskPicture:
+        track = await self._places.tasks.track_of(owner)
+        return await self._places.tasks.tracks.picture(track)
+
+    async def _snapshot_and_on(self, track: Track) -> AsyncGenerator[Sequence[TaskEvent], None]:
+        tracks = self._places.tasks.tracks
+        number, state = track.written, track.written_state
+        with tracks.follow(track, after=number) as follower:
+            events = [event for event in await tracks.events(track) if event.number <= number]
+            body = b'{"task":%b}' % TaskPicture.of(event.body for event in events).encode()
+            yield (TaskEvent(number=number, body=body, state=state, at_ms=self._places.clock.now_ms()),)
+            while not state.is_terminal:
+                taken = await follower.take()
+                state = taken[-1].state
+                yield taken
+
+
+async def follow_turn(places: TaskPlaces, track: Track, *, turn: int) -> AsyncGenerator[Sequence[TaskEvent], None]:
+    """Events of this turn from its opening on, and then to its end."""
+    # Of the first turn everything; a later one began with the last event that was given out.
+    after = 0 if turn == 1 else await _before_turn(places, track, turn)
+    with places.tasks.tracks.follow(track, after=after) as follower:
+        while True:
+            taken = await follower.take()
+            ending = next((i for i, event in enumerate(taken) if event.state.ends_turn and event.turn >= turn), None)
+            if ending is not None:
+                # The next turn may have begun already; it is somebody else's.
+                yield taken[: ending + 1]
+                return
+            yield taken
+
+
+async def follow_until_end(
+    places: TaskPlaces, track: Track, *, after: int
+) -> AsyncGenerator[Sequence[TaskEvent], None]:
+    """Events above `after` until the terminal one; nothing where that was given already."""
+    if track.written_state.is_terminal and after >= track.written:
+        return
+    with places.tasks.tracks.follow(track, after=after) as follower:
+        while True:
+            taken = await follower.take()
+            yield taken
+            if taken[-1].state.is_terminal:
+                return
+
+
+def event_number(last_event_id: str) -> int:
+    """`Last-Event-ID` of a task's stream. Raises: InvalidRequest."""
+    text = last_event_id.strip()
+    if not (text.isascii() and text.isdecimal() and len(text) <= _NUMBER_DIGITS_MAX):
+        raise wrong_field("Last-Event-ID", "is not the number of an event of a task; use the id: of the last one seen")
+    return int(text)
+
+
+async def _before_turn(places: TaskPlaces, track: Track, turn: int) -> int:
+    events = await places.tasks.tracks.events(track)
+    return next((event.number - 1 for event in events if event.turn >= turn), track.written)
+
+
+def _request(call: AgentCall, terms: SendTerms) -> TaskRequest:
+    traceparent = next((value.decode("latin-1") for name, value in call.headers if name == b"traceparent"), None)
+    return TaskRequest(
+        principal=call.principal,
+        agent_id=call.agent_id,
+        terms=terms,
+        chain=call.chain,
+        traceparent=traceparent,
+        idempotency_key=call.idempotency_key,
+        version=call.version,
+    )

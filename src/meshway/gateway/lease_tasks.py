@@ -1,0 +1,221 @@
+"""Hand tasks of an inbox to an instance of their agent: one claim each, announced in the task before it is given."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from meshway.engine.ports import Lease
+from meshway.gateway.task_places import TaskPlaces
+from meshway.kernel.errors import InvalidRequest, MeshwayError, StoreCorrupt
+from meshway.kernel.ids import AgentId, InstanceId
+from meshway.kernel.retry import is_exhausted
+from meshway.registry.values import Agent
+from meshway.tasks import event_bodies
+from meshway.tasks.claims import Claim, delivery_id_of
+from meshway.tasks.inbox import InboxItem, read_item
+from meshway.tasks.track import Draft, Track
+from meshway.tasks.values import TaskOwner, TaskState
+
+__all__ = ["HandedTask", "LeaseTasks", "attempts_max_of"]
+
+_log = logging.getLogger(__name__)
+
+# Hand-outs of nothing but ended tasks in one call; then the caller asks again, and others get their turn.
+_ROUNDS_MAX = 100
+# A lease of ours ends this much before the engine's: the clocks of both are read at different moments.
+_LEASE_MARGIN = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class HandedTask:
+    """One attempt at one turn. `chain` is the token for calls made in its course; `snapshot` the task before the turn,
+    from the second turn on."""
+
+    claim: Claim
+    item: InboxItem
+    lease_ms: int
+    chain: str
+    snapshot: bytes | None = None
+
+
+class LeaseTasks:
+    """Also where tasks whose last attempt was lost are given up: nobody but the next lease sees them."""
+
+    def __init__(self, places: TaskPlaces) -> None:
+        self._places = places
+        # Replaced at each stop and resume.
+        self._stops_changed = asyncio.Event()
+        places.stops.listen(self._heard_of_stop)
+
+    async def execute(
+        self,
+        agent_id: AgentId,
+        instance_id: InstanceId,
+        *,
+        count: int,
+        wait_ms: int,
+        told: Callable[[Claim, str], None],
+    ) -> Sequence[HandedTask]:
+        """Up to `count` for an instance that was admitted; as soon as one is due, empty after `wait_ms`.
+
+        A stopped agent gets none. `told` hears when the work on one must end. Raises: EngineUnavailable, StorageFull.
+        """
+        places = self._places
+        ends_ms = places.clock.monotonic_ms() + wait_ms
+        for _ in range(_ROUNDS_MAX):
+            if not await self._until_resumed(agent_id, ends_ms):
+                return []
+            left_ms = max(0, int(ends_ms - places.clock.monotonic_ms()))
+            leases = await places.tasks.inbox.lease(agent_id, count=count, wait_ms=left_ms)
+            if not leases:
+                return []
+            handed = await self._claim_all(leases, instance_id, told)
+            if handed:
+                return handed
+        return []
+
+    async def _until_resumed(self, agent_id: AgentId, ends_ms: float) -> bool:
+        """Queued work of a stopped agent is held. False: it is still stopped when the time is over."""
+        places = self._places
+        try:
+            async with asyncio.timeout(max(0.0, (ends_ms - places.clock.monotonic_ms()) / 1000)):
+                while places.stops.is_stopped(agent_id):
+                    await self._stops_changed.wait()
+        except TimeoutError:
+            return not places.stops.is_stopped(agent_id)
+        return True
+
+    def _heard_of_stop(self, *_: object) -> None:
+        changed, self._stops_changed = self._stops_changed, asyncio.Event()
+        changed.set()
+
+    async def _claim_all(
+        self, leases: Sequence[Lease], instance_id: InstanceId, told: Callable[[Claim, str], None]
+    ) -> list[HandedTask]:
+        if len(leases) == 1:
+            return [handed] if (handed := await self._claim_or_leave(leases[0], instance_id, told)) else []
+        # Together: their events share one write of the store.
+        async with asyncio.TaskGroup() as group:
+            claims = [group.create_task(self._claim_or_leave(lease, instance_id, told)) for lease in leases]
+        return [handed for claim in claims if (handed := claim.result()) is not None]
+
+    async def _claim_or_leave(
+        self, lease: Lease, instance_id: InstanceId, told: Callable[[Claim, str], None]
+    ) -> HandedTask | None:
+        """A failure leaves this one to its lease's end; the others are handed out none the less."""
+        try:
+            return await self._claim(lease, instance_id, told)
+        except StoreCorrupt as error:
+            await self._places.tasks.inbox.bury(lease.delivery_id, reason=error.detail)
+            _log.error("inbox_message_unreadable", extra={"queue": lease.message.queue, "reason": error.detail})
+        except MeshwayError as error:
+            _log.warning("task_not_handed_out", extra={"queue": lease.message.queue, "reason": error.detail})
+        return None
+
+    async def _claim(
+        self, lease: Lease, instance_id: InstanceId, told: Callable[[Claim, str], None]
+    ) -> HandedTask | None:
+        """None: there is nothing to do about it any more."""
+        places = self._places
+        item = read_item(lease.message)
+        track, owner = await places.tasks.found(item)
+        if track.state.is_terminal or track.turn > item.turn or (track.turn == item.turn and track.state.ends_turn):
+            places.tasks.close_turn(lease.delivery_id)
+            return None
+        if places.stops.is_stopped(item.agent_id):
+            # It was waited for since before the stop.
+            places.tasks.change(owner, given_back=owner.given_back + 1)
+            await places.tasks.inbox.retry(lease.delivery_id, at_ms=places.clock.now_ms(), reason="stopped")
+            return None
+        agent = places.agent(item.agent_id)
+        now_ms = places.clock.now_ms()
+        if await self._is_given_up(lease, item, track, owner, agent, now_ms):
+            return None
+        owner = self._with_deadline(owner, item, agent, now_ms)
+        claim = Claim(
+            delivery_id=delivery_id_of(lease, item),
+            engine_id=lease.delivery_id,
+            agent_id=item.agent_id,
+            instance_id=instance_id,
+            track=track,
+            turn=item.turn,
+            attempt=lease.attempt,
+            lease_ends_ms=places.clock.monotonic_ms() + places.settings.lease_ms * _LEASE_MARGIN,
+            told=told,
+            deadline_ms=owner.deadline_ms,
+            root=item.root,
+        )
+        snapshot = await self._snapshot(track) if item.turn > 1 else None
+        # The claim before, if there is one, is over from here on: its word comes too late.
+        places.claims.add(claim)
+        try:
+            await places.tasks.append(track, [self._announced(claim, now_ms)], instance_id=instance_id)
+        except BaseException:
+            places.claims.end(claim)
+            raise
+        if claim.is_over:
+            # Cancelled while it was announced.
+            places.tasks.close_turn(lease.delivery_id)
+            return None
+        return HandedTask(claim, item, places.settings.lease_ms, self._chain(item, owner), snapshot)
+
+    async def _is_given_up(
+        self, lease: Lease, item: InboxItem, track: Track, owner: TaskOwner, agent: Agent, now_ms: int
+    ) -> bool:
+        places = self._places
+        attempts_max = attempts_max_of(agent, places.settings.attempts_max)
+        ending = is_exhausted(attempts_max, lease.attempt - owner.given_back)
+        if ending is not None:
+            await places.tasks.say(track, TaskState.FAILED, text=ending.reason, metadata={"code": "attempts_used_up"})
+            await places.tasks.inbox.bury(lease.delivery_id, reason=ending.reason)
+            return True
+        late = item.deadline_ms is not None and now_ms >= item.deadline_ms
+        if late or now_ms >= item.expires_at_ms:
+            text = "Its time was up before an instance took it." if late else "It waited too long for an instance."
+            await places.tasks.say(track, TaskState.FAILED, text=text, metadata={"code": "deadline_exceeded"})
+            places.tasks.close_turn(lease.delivery_id)
+            return True
+        return False
+
+    def _with_deadline(self, owner: TaskOwner, item: InboxItem, agent: Agent, now_ms: int) -> TaskOwner:
+        """The agent's own time-out counts from the first attempt at a turn."""
+        if owner.deadline_ms is not None:
+            return owner
+        timeout_ms = agent.settings.task_timeout_ms or self._places.settings.task_timeout_ms
+        return self._places.tasks.change(owner, deadline_ms=item.deadline_ms or now_ms + timeout_ms)
+
+    def _announced(self, claim: Claim, now_ms: int) -> Draft:
+        body = event_bodies.status(
+            claim.track.task_id,
+            claim.track.context_id,
+            TaskState.WORKING,
+            at_ms=now_ms,
+            metadata={"attempt": claim.attempt},
+        )
+        return Draft(
+            body=body,
+            state=TaskState.WORKING,
+            turn=claim.turn,
+            attempt=claim.attempt,
+            source=0,
+            instance=claim.instance_id,
+        )
+
+    async def _snapshot(self, track: Track) -> bytes:
+        picture = await self._places.tasks.tracks.picture(track)
+        return picture.encode()
+
+    def _chain(self, item: InboxItem, owner: TaskOwner) -> str:
+        places = self._places
+        try:
+            above = places.chains.read(item.chain) if item.chain else None
+        except InvalidRequest:
+            # The mesh's secret key was changed while the task waited: its work begins a chain of its own.
+            above = None
+        return places.guard.token(places.guard.child(above, item.agent_id, item.task_id, owner.deadline_ms))
+
+
+def attempts_max_of(agent: Agent, default: int) -> int:
+    """The agent's own setting, or the hub's."""
+    return agent.settings.attempts_max or default
