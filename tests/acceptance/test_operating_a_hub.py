@@ -206,7 +206,7 @@ async def test_full_disk_refuses_what_must_be_stored_and_nothing_else() -> None:
             assert "result" in message.json
             assert (await say(hub, "GET", "/v1/agents?limit=5")).status == 200
             # A task nobody could own is not shown.
-            task = await first_refusal(hub, path, lambda n: rpc("SendMessage", send_params(f"{n}")))
+            task = await first_refusal(hub, path, lambda n: rpc("SendMessage", send_params(f"{n}-{'x' * 3_000}")))
             assert task.json["error"]["data"][0]["reason"] == "STORAGE_FULL"
             assert b'"task-' not in task.body
             resource.prlimit(hub.pid, resource.RLIMIT_FSIZE, (hard, hard))

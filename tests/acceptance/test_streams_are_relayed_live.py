@@ -51,6 +51,9 @@ async def test_each_event_arrives_before_the_agent_makes_the_next(hub: HubProces
         for number in range(20):
             await seen_by_client.acquire()
             wire.event(chunk_of(number))
+        wire.event(
+            {"statusUpdate": {"taskId": "t-live", "contextId": "c", "status": {"state": "TASK_STATE_COMPLETED"}}}
+        )
         wire.end()
 
     old = {"message": {"messageId": "m", "role": "user", "parts": [{"kind": "text", "text": "x"}], "kind": "message"}}
@@ -63,7 +66,7 @@ async def test_each_event_arrives_before_the_agent_makes_the_next(hub: HubProces
         while await stream.event() is not None:
             count += 1
             seen_by_client.release()
-    assert count == 21
+    assert count == 22
 
 
 async def test_event_cut_into_pieces_arrives_whole_and_several_at_once_arrive_apart(hub: HubProcess) -> None:
@@ -131,13 +134,13 @@ async def test_agent_that_says_nothing_yet_is_waited_for_without_a_bound_of_unar
     assert [list(event["result"]) for event in events] == [["task"]]
 
 
-async def test_client_that_leaves_closes_the_agents_side_within_a_second(hub: HubProcess) -> None:
+async def test_client_that_leaves_an_unrecorded_stream_closes_the_agents_side_within_a_second(hub: HubProcess) -> None:
     async def script(request: RawRequest, wire: Wire) -> None:
         wire.start_stream()
         wire.event(working())
         await wire.closed.wait()
 
-    async with registered_agent(hub, raw_agent(script)) as agent:
+    async with registered_agent(hub, raw_agent(script), settings={"record": "off"}) as agent:
         for _ in range(5):
             async with await open_stream(hub, "POST", f"/a2a/{agent.id}", CALL, headers=V10) as stream:
                 await stream.event()

@@ -1,29 +1,16 @@
-"""What the hub answers about tasks, inboxes and stops, as the SDK shows it. Unknown fields are ignored."""
+"""What the hub says of tasks, for programs; members that are not known here are ignored, so that a hub may be newer."""
 
 from datetime import datetime
 
 import msgspec
 
-from meshway.client.channel_messages import FailedAttempt
-from meshway.client.messages import Message, Task
-from meshway.client.values import Page
+from meshway.client.messages import Task
 
-__all__ = [
-    "Inbox",
-    "InboxDepth",
-    "InboxItem",
-    "LostTask",
-    "StopNotice",
-    "SubmittedTask",
-    "TaskPage",
-    "TaskReceipt",
-    "TaskReference",
-    "TaskSummary",
-]
+__all__ = ["StoppedWork", "SubmittedTask", "TaskPage", "TaskReceipt", "TaskReference", "TaskSummary", "TaskTree"]
 
 
 class TaskReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a task: queued, claimed (by `instance`), running, replied or failed."""
+    """One step of a task: queued, claimed (by `instance`), running, replied or failed (`reason`)."""
 
     state: str
     at: datetime
@@ -34,82 +21,57 @@ class TaskReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubmittedTask(Task, frozen=True, kw_only=True):
-    """A task as the hub took it; it waits in the agent's inbox until an instance has room."""
+    """A task as the hub took it for `agent`; it waits in the agent's inbox until an instance has room."""
 
     agent: str = ""
     receipts: tuple[TaskReceipt, ...] = ()
 
 
 class TaskReference(msgspec.Struct, frozen=True, kw_only=True):
+    """A task by its agent and id."""
+
     agent: str
     id: str
 
 
 class TaskSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What the hub knows of a task; the task itself by `get`. `parent` asked for it, None where a client did."""
+    """What the hub knows of a task without asking anybody; `parent` asked for it, `root` heads the chain."""
 
     id: str
-    agent: str = ""
+    agent: str
+    state: str
+    created_at: datetime
+    status_at: datetime
     context_id: str | None = None
-    state: str = "TASK_STATE_UNSPECIFIED"
-    created_at: str = ""
-    status_at: str = ""
     turn: int = 1
     hub_owned: bool = False
     parent: TaskReference | None = None
     root: TaskReference | None = None
 
 
-class TaskPage(Page[TaskSummary], frozen=True, kw_only=True):
-    """`total` counts all that match."""
+class TaskPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks, the last that changed first; `total` counts all that match."""
 
+    items: tuple[TaskSummary, ...]
+    next_cursor: str | None = None
     total: int = 0
 
 
-class InboxDepth(msgspec.Struct, frozen=True, kw_only=True):
-    """Tasks that wait, are worked on, wait for their next attempt, and are dead letters."""
-
-    waiting: int = 0
-    held: int = 0
-    delayed: int = 0
-    dead: int = 0
-
-
-class InboxItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn of a task. `instance` works on it; after `expires_at` no attempt begins."""
-
-    task_id: str
-    context_id: str = ""
-    turn: int = 1
-    state: str = "TASK_STATE_SUBMITTED"
-    created_at: str = ""
-    expires_at: str = ""
-    instance: str | None = None
-    deadline: str | None = None
-
-
-class Inbox(Page[InboxItem], frozen=True, kw_only=True):
-    """What waits for an agent and what it works on, in the order of hand-out."""
-
-    depth: InboxDepth = InboxDepth()
-
-
-class LostTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that used up its attempts or was given up. `id` redrives it; `attempts`: oldest first."""
+class TaskTree(msgspec.Struct, frozen=True, kw_only=True):
+    """A task and what it has caused. `cut`: there is more than is shown."""
 
     id: str
-    task_id: str = ""
-    reason: str = ""
-    dead_at: str = ""
-    attempts: tuple[FailedAttempt, ...] = ()
-    message: Message = Message()
+    agent: str
+    state: str
+    children: tuple["TaskTree", ...] = ()
+    cut: bool = False
 
 
-class StopNotice(msgspec.Struct, frozen=True, kw_only=True):
-    """`agent` None: everything. Who stopped it first and why, and how many tasks were cancelled now."""
+class StoppedWork(msgspec.Struct, frozen=True, kw_only=True):
+    """A stop of `agent`, or of everything; so many running tasks were `cancelled`."""
 
     agent: str | None = None
-    stopped_at: str = ""
+    stopped_at: datetime
     by: str = ""
-    reason: str = ""
+    reason: str | None = None
     cancelled: int = 0

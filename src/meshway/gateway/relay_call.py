@@ -179,10 +179,14 @@ class RelayCall:
             owner = await self._record(seen, relayed, instance_id)
             track = await self._places.tracks.open(relayed.agent.id, seen.task_id, context_id=seen.context_id or "")
             before = track.last
+            is_read = self._places.pumps.running(relayed.agent.id, seen.task_id) is not None
             pump = await self._places.pumps.start(stream, first, owner, track)
         except BaseException:
             await stream.aclose()
             raise
+        if is_read and before:
+            # What the agent said first to this client is in the log already, in one form or another.
+            yield StreamEvent(b"", None, first.core, before)
         async for events in self._places.pumps.follow(pump, after=before):
             for each in events:
                 yield StreamEvent(b"", None, each.body, each.number)
@@ -200,8 +204,10 @@ class RelayCall:
                 track = tracks.known(relayed.agent.id, seen.task_id) or tracks.new(
                     relayed.agent.id, seen.task_id, context_id=seen.context_id or ""
                 )
-                track.append([Draft(body=core, state=seen.state)], at_ms=self._clock.now_ms())
+                written = track.append([Draft(body=core, state=seen.state)], at_ms=self._clock.now_ms())
+                # Both are on their way before either is waited for.
                 await self._record(seen, relayed, instance_id)
+                await written
                 return
             owner = await self._record(seen, relayed, instance_id)
             if sends or before is None or seen.state is not before.state:
@@ -218,7 +224,7 @@ class RelayCall:
         if sends:
             if not track.state.is_terminal:
                 draft = Draft(body=core, state=owner.state, turn=track.turn)
-                track.append([draft], at_ms=self._clock.now_ms())
+                await track.append([draft], at_ms=self._clock.now_ms())
         else:
             await pumps.reconcile(owner, track, core)
 

@@ -236,12 +236,15 @@ class TaskPumps:
 
     async def _read_to_the_end(self, pump: Pump, stream: AgentStream | None, first: StreamEvent | None) -> None:
         patience = _Patience(self._clock, self._settings.reattach_for_ms)
+        # Whether the stream under way is one that was taken up again.
+        again = False
         while True:
-            before = pump.track.last
+            before, is_broken = pump.track.last, stream is None
             if stream is not None:
                 try:
                     await self._read(pump, stream, first)
                 except UpstreamError as broken:
+                    is_broken = True
                     _log.info("task_stream_broke", extra={"task": pump.owner.task_id, "reason": broken.detail})
                 finally:
                     await stream.aclose()
@@ -250,9 +253,13 @@ class TaskPumps:
                 return
             if pump.track.last > before:
                 patience.renew()
+            elif again and not is_broken:
+                # The agent ended its stream in good order, and again, with nothing new: it means it.
+                return
             stream = await self._reattach(pump, patience)
             if stream is None:
                 return
+            again = True
 
     async def _read(self, pump: Pump, stream: AgentStream, first: StreamEvent | None) -> None:
         if first is not None:
