@@ -276,7 +276,7 @@ def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2A
     return A2AEdge(
         A2AServices(
             call_agent=CallAgent(calls, clock=ground.clock, settings=settings.gateway),
-            list_tasks=ListTasks(places.directory, calls.owners, places.admission),
+            list_tasks=ListTasks(places.directory, calls.owners, places.admission, calls.tracks),
             serve_card=ServeCard(
                 places.directory,
                 serve_card,

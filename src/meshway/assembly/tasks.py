@@ -105,6 +105,19 @@ class _Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done with work that is left at the hub."""
+
+    accept_task: AcceptTask
+    accept: AcceptOnce
+    cancel: CancelTask
+    lease: LeaseTasks
+    reports: ReportTasks
+    keys: IdempotencyKeys
+    push_configs: ManagePushConfigs
+
+
+@dataclass(frozen=True, slots=True)
 class _Relay:
     """The ways to agents that are called by URL."""
 
@@ -117,31 +130,42 @@ async def build_tasks(ground: TaskGround, duties: Duties, stack: AsyncExitStack)
     """Returns once stops and push configurations are loaded. Raises: EngineUnavailable."""
     kept = await _kept(ground, duties, stack)
     places = _places(ground, kept)
-    push_configs = _notifications(ground, kept, duties)
-    keys = IdempotencyKeys(ground.engine.key_value, ground.clock)
-    accept_task = AcceptTask(places, push_configs=push_configs)
-    accept = AcceptOnce(places, accept_task, keys)
-    pumps = _pumps(ground, kept)
-    agents, task_pumps = pumps
-    cancel = CancelTask(places, agents=agents, pumps=task_pumps)
-    recorded = RecordedCalls(kept.tracks, kept.owners, task_pumps, agents, cancel, clock=ground.clock)
-    relay = _Relay(agents, task_pumps, recorded)
-    lease, reports = LeaseTasks(places), ReportTasks(places)
-    durable = PushInbox(places, lease, reports, agents)
-    watch = WatchTasks(places, reports, cancel)
+    agents, pumps = _pumps(ground, kept)
+    work = _work(ground, kept, places, _notifications(ground, kept, duties), (agents, pumps))
+    recorded = RecordedCalls(kept.tracks, kept.owners, pumps, agents, work.cancel, clock=ground.clock)
+    relay = _Relay(agents, pumps, recorded)
+    durable = PushInbox(places, work.lease, work.reports, agents)
+    watch = WatchTasks(places, work.reports, work.cancel)
     kept.inbox.on_put(watch.watch)
     kept.inbox.on_put(durable.put)
-    duties.start("task_pumps", task_pumps.run)
+    duties.start("task_pumps", pumps.run)
     duties.start("task_watch", watch.run)
     duties.start("task_recovery", watch.recover)
     duties.start("durable_delivery", durable.run)
     duties.start("task_sweep", SweepTasks(ground.engine.log, kept.owners, ground.clock).run)
     _measure(ground, places, relay)
     audit = AuditLog(ground.engine.log, ground.clock)
-    return Tasks(
-        _use_cases(ground, places, (accept_task, accept), cancel, relay, lease, reports, audit),
-        _calls(ground, kept, places, accept, cancel, relay, keys, push_configs),
-        audit,
+    return Tasks(_use_cases(ground, places, work, relay, audit), _calls(ground, kept, places, work, relay), audit)
+
+
+def _work(
+    ground: TaskGround,
+    kept: _Kept,
+    places: TaskPlaces,
+    push_configs: ManagePushConfigs,
+    ways: tuple[AgentTasks, TaskPumps],
+) -> _Work:
+    agents, pumps = ways
+    keys = IdempotencyKeys(ground.engine.key_value, ground.clock)
+    accept_task = AcceptTask(places, push_configs=push_configs)
+    return _Work(
+        accept_task=accept_task,
+        accept=AcceptOnce(places, accept_task, keys),
+        cancel=CancelTask(places, agents=agents, pumps=pumps),
+        lease=LeaseTasks(places),
+        reports=ReportTasks(places),
+        keys=keys,
+        push_configs=push_configs,
     )
 
 
@@ -265,16 +289,7 @@ def _pumps(ground: TaskGround, kept: _Kept) -> tuple[AgentTasks, TaskPumps]:
     return agents, pumps
 
 
-def _calls(
-    ground: TaskGround,
-    kept: _Kept,
-    places: TaskPlaces,
-    accept: AcceptOnce,
-    cancel: CancelTask,
-    relay: _Relay,
-    keys: IdempotencyKeys,
-    push_configs: ManagePushConfigs,
-) -> CallPlaces:
+def _calls(ground: TaskGround, kept: _Kept, places: TaskPlaces, work: _Work, relay: _Relay) -> CallPlaces:
     registry = ground.registry
     relay_places = RelayPlaces(
         balancer=ground.balancer,
@@ -290,37 +305,28 @@ def _calls(
     return CallPlaces(
         directory=registry.directory,
         owners=kept.owners,
+        tracks=kept.tracks,
         admission=registry.admission,
         stops=kept.stops,
-        inbox=InboxCalls(places, accept=accept, cancel=cancel),
-        once=CallOnce(relay_call, relay.recorded, keys, places),
+        inbox=InboxCalls(places, accept=work.accept, cancel=work.cancel),
+        once=CallOnce(relay_call, relay.recorded, work.keys, places),
         recorded=relay.recorded,
-        push_configs=push_configs,
+        push_configs=work.push_configs,
     )
 
 
-def _use_cases(
-    ground: TaskGround,
-    places: TaskPlaces,
-    accepting: tuple[AcceptTask, AcceptOnce],
-    cancel: CancelTask,
-    relay: _Relay,
-    lease: LeaseTasks,
-    reports: ReportTasks,
-    audit: AuditLog,
-) -> TaskUseCases:
-    accept_task, accept = accepting
+def _use_cases(ground: TaskGround, places: TaskPlaces, work: _Work, relay: _Relay, audit: AuditLog) -> TaskUseCases:
     show = ShowTask(places, get_relayed=relay.recorded.get)
-    running = CancelRunningTasks(places, cancel, relay.pumps)
+    running = CancelRunningTasks(places, work.cancel, relay.pumps)
     return TaskUseCases(
-        submit=SubmitTask(places, accept, show),
+        submit=SubmitTask(places, work.accept, show),
         show=show,
         follow=FollowTask(places, attach_relayed=relay.recorded.attach),
-        cancel=cancel,
-        inbox=InspectInbox(places, accept_task),
+        cancel=work.cancel,
+        inbox=InspectInbox(places, work.accept_task),
         serve=ServeAgent(ground.registry, places),
-        lease=lease,
-        report=reports,
+        lease=work.lease,
+        report=work.reports,
         stop=StopAgents(places.directory, places.admission, places.stops, audit, cancel_running=running.execute),
     )
 

@@ -1,6 +1,7 @@
 """`meshway call`: one message to one agent."""
 
 import sys
+from collections.abc import AsyncIterator
 
 import click
 
@@ -9,7 +10,7 @@ from meshway.cli.hub import HubOptions, connect, hub_options, run
 from meshway.cli.output import print_json
 from meshway.cli.printable import printable
 from meshway.cli.stream_view import StreamView, open_stream_view
-from meshway.client import Answer, MeshwayClient
+from meshway.client import Answer, StreamEvent
 
 __all__ = ["command"]
 
@@ -60,27 +61,25 @@ def command(
     if streams and timeout_ms is not None:
         raise click.UsageError("--timeout-ms bounds a whole answer; a stream ends when the agent, or you, end it.")
     content = sys.stdin.read() if text == "-" else text
-    ids = {"context_id": context_id, "task_id": task_id}
 
     async def work() -> None:
         async with connect(hub) as client:
             if streams:
-                await _stream(client, agent, content, ids, view=open_stream_view(agent, as_json=hub.as_json))
+                events = client.stream(agent, content, context_id=context_id, task_id=task_id)
+                await _show_stream(agent, events, view=open_stream_view(agent, as_json=hub.as_json))
             else:
-                answer = await client.ask(agent, content, timeout_ms=timeout_ms, **ids)
+                answer = await client.ask(agent, content, timeout_ms=timeout_ms, context_id=context_id, task_id=task_id)
                 _show_answer(agent, answer, as_json=hub.as_json)
 
     run(work())
 
 
-async def _stream(
-    client: MeshwayClient, agent: str, content: str, ids: dict[str, str | None], *, view: StreamView
-) -> None:
+async def _show_stream(agent: str, events: AsyncIterator[StreamEvent], *, view: StreamView) -> None:
     state: str | None = None
     reason = ""
     task_id: str | None = None
     with view:
-        async for event in client.stream(agent, content, **ids):
+        async for event in events:
             view.show(event)
             task_id = event.task_id or task_id
             if event.state is not None:

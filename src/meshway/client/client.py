@@ -66,7 +66,7 @@ class MeshwayClient(MessagingClient):
         hub keeps the message and delivers it when the agent can be reached. A failed task is an Answer with
         `is_failed`; a refused call raises CallError.
         """
-        message = message_of(content, context_id=context_id, task_id=task_id)
+        message = message_of(content, context_id=context_id, task_id=task_id, idempotency_key=idempotency_key)
         headers = _delivery_headers(idempotency_key, is_durable=durable)
         return await self._calls.send(agent, message, timeout_ms=timeout_ms, headers=headers)
 
@@ -86,7 +86,7 @@ class MeshwayClient(MessagingClient):
         `idempotency_key` also before the first event. Leaving the loop early closes the stream once the iterator is
         closed (`contextlib.aclosing`) or collected; the task goes on.
         """
-        message = message_of(content, context_id=context_id, task_id=task_id)
+        message = message_of(content, context_id=context_id, task_id=task_id, idempotency_key=idempotency_key)
         headers = _delivery_headers(idempotency_key, is_durable=durable)
 
         def open_stream(position: StreamPosition) -> AsyncGenerator[StreamEvent, None] | None:

@@ -175,11 +175,17 @@ _NOTHING = Message()
 
 
 def message_of(
-    content: str | Mapping[str, object], *, context_id: str | None = None, task_id: str | None = None
+    content: str | Mapping[str, object],
+    *,
+    context_id: str | None = None,
+    task_id: str | None = None,
+    idempotency_key: str | None = None,
 ) -> dict[str, object]:
     """An A2A 1.0 message to send: text becomes one text part; a mapping is used as it is, with what it lacks added."""
     message: dict[str, object] = {"parts": [{"text": content}]} if isinstance(content, str) else dict(content)
-    message.setdefault("messageId", str(uuid.uuid4()))
+    # The hub compares what comes under one key: a new id each time would make it another message.
+    made = uuid.uuid4() if idempotency_key is None else uuid.uuid5(uuid.NAMESPACE_OID, idempotency_key)
+    message.setdefault("messageId", str(made))
     message.setdefault("role", "ROLE_USER")
     if context_id is not None:
         message["contextId"] = context_id

@@ -50,7 +50,11 @@ class TasksApi:
         `timeout_ms` bounds the work, after which the task fails. The same `idempotency_key` again returns the same
         task. Kept when this returns. Raises: HubError `inbox_full`, `agent_not_found`, `idempotency_key_reused`.
         """
-        body: dict[str, object] = {"text": content} if isinstance(content, str) else {"message": message_of(content)}
+        message = message_of(content, idempotency_key=idempotency_key)
+        if skill is not None:
+            # By this an agent with several skills knows which one is meant.
+            message["metadata"] = {"skill": skill, **_metadata(message)}
+        body: dict[str, object] = {"message": message}
         wishes = {"agent": agent, "skill": skill, "timeout_ms": timeout_ms, "idempotency_key": idempotency_key}
         body |= {name: value for name, value in wishes.items() if value is not None}
         return await self._connection.request("POST", "/v1/tasks", SubmittedTask, body=body)
@@ -149,6 +153,11 @@ class TasksApi:
                         f"An event of task {task_id} is not A2A 1.0: {error}", url=self._connection.url
                     ) from error
                 yield event
+
+
+def _metadata(message: Mapping[str, object]) -> Mapping[str, object]:
+    metadata = message.get("metadata")
+    return metadata if isinstance(metadata, Mapping) else {}
 
 
 def _path(task_id: str, action: str = "") -> str:

@@ -27,6 +27,7 @@ from meshway.registry.directory import Directory
 from meshway.registry.values import Agent
 from meshway.tasks.owners import TaskOwners
 from meshway.tasks.stops import StopBook
+from meshway.tasks.tracks import TaskTracks
 from meshway.tasks.values import TaskOwner
 
 __all__ = ["AgentAnswer", "CallAgent", "CallPlaces"]
@@ -49,6 +50,7 @@ class CallPlaces:
 
     directory: Directory
     owners: TaskOwners
+    tracks: TaskTracks
     admission: Admission
     stops: StopBook
     inbox: InboxCalls

@@ -1,4 +1,6 @@
-"""Which tasks of an agent are mine? Answered from the hub's owner records, without asking the agent."""
+"""Which tasks of an agent are mine? Answered from what the hub has kept, without asking the agent."""
+
+from collections.abc import Sequence
 
 from meshway.gateway.admission import Admission
 from meshway.kernel.errors import AgentNotFound, Forbidden
@@ -6,6 +8,8 @@ from meshway.kernel.ids import AgentId
 from meshway.kernel.principal import Principal
 from meshway.registry.directory import Directory
 from meshway.tasks.owners import ListFilter, OwnedPage, TaskOwners
+from meshway.tasks.tracks import TaskTracks
+from meshway.tasks.values import TaskOwner
 
 __all__ = ["ListTasks"]
 
@@ -13,10 +17,14 @@ __all__ = ["ListTasks"]
 class ListTasks:
     """A2A ListTasks, for agents of either version."""
 
-    def __init__(self, directory: Directory, owners: TaskOwners, admission: Admission) -> None:
+    def __init__(
+        self, directory: Directory, owners: TaskOwners, admission: Admission, tracks: TaskTracks | None = None
+    ) -> None:
+        """Without `tracks` no events are kept, and records are all there is to show."""
         self._directory = directory
         self._owners = owners
         self._admission = admission
+        self._tracks = tracks
 
     async def execute(self, principal: Principal, agent_id: AgentId, query: ListFilter) -> OwnedPage:
         """The caller's own tasks; an admin sees everybody's. Latest status first.
@@ -29,3 +37,23 @@ class ListTasks:
             raise AgentNotFound(f"There is no agent {agent_id!r} at this hub.", agent=agent_id)
         self._admission.admit_read(principal)
         return await self._owners.list_owned(agent_id, principal, query)
+
+    async def documents(
+        self, page: OwnedPage, *, history_length: int | None, include_artifacts: bool
+    ) -> Sequence[bytes | None]:
+        """The tasks of a page as their events make them, A2A 1.0; None where no event is kept.
+
+        Raises: EngineUnavailable.
+        """
+        return [
+            await self._document(owner, history_length, include_artifacts=include_artifacts) for owner in page.tasks
+        ]
+
+    async def _document(self, owner: TaskOwner, history_length: int | None, *, include_artifacts: bool) -> bytes | None:
+        if self._tracks is None:
+            return None
+        track = await self._tracks.open(owner.agent_id, owner.task_id, context_id=owner.context_id or "")
+        if track.written == 0:
+            return None
+        picture = await self._tracks.picture(track)
+        return picture.encode(history_length, include_artifacts=include_artifacts)

@@ -1,6 +1,7 @@
 """Leave work at the hub: accepted for an agent, or for whoever has a skill, and done when it can be."""
 
 import random
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from meshway.tasks.send_terms import SendTerms
 
 __all__ = ["SubmitTask", "Submitted", "TaskSubmission"]
 
+# Names of messages that are made of idempotency keys.
+_MESSAGE_NAMES = uuid.UUID("3c5ff9a2-6a2e-4e0b-9f0c-5f4cf4a5d3a9")
 _TIMEOUT_MAX_MS = 30 * 86_400_000
 _STATES = (AgentState.ONLINE, AgentState.SUSPECT, AgentState.OFFLINE, AgentState.DRAINING)
 
@@ -104,13 +107,14 @@ def _terms(submission: TaskSubmission) -> SendTerms:
     if (submission.text is None) == (submission.message is None):
         raise wrong_field("text", "give a text or a message, one of them")
     if submission.message is None:
-        fields: dict[str, object] = {
-            "messageId": new_id(),
-            "role": "ROLE_USER",
-            "parts": [{"text": submission.text}],
-        }
+        fields: dict[str, object] = {"role": "ROLE_USER", "parts": [{"text": submission.text}]}
     else:
         fields = _message_fields(submission.message)
+    fields.setdefault("messageId", _message_id(submission))
+    if submission.skill is not None:
+        # An agent with several skills is told which one is meant.
+        metadata = fields.get("metadata")
+        fields["metadata"] = {"skill": submission.skill, **(metadata if isinstance(metadata, dict) else {})}
     task_id, context_id = fields.pop("taskId", None), fields.get("contextId", submission.context_id)
     return SendTerms(
         message=msgspec.json.encode(fields),
@@ -129,6 +133,12 @@ def _message_fields(message: bytes) -> dict[str, object]:
     parts = fields.get("parts")
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise wrong_field("message.parts", 'must be a list of at least one part, such as {"text": "..."}')
-    fields.setdefault("messageId", new_id())
     fields.setdefault("role", "ROLE_USER")
     return fields
+
+
+def _message_id(submission: TaskSubmission) -> str:
+    """Of a message without one: the same for the same key, so that a repetition is the same message."""
+    if submission.idempotency_key is None:
+        return new_id()
+    return str(uuid.uuid5(_MESSAGE_NAMES, submission.idempotency_key))

@@ -193,12 +193,21 @@ async def test_a_task_is_submitted_to_an_agent_or_a_skill():
     receipts = [{"state": "queued", "at": "2026-11-22T07:00:00.000Z", "attempt": 0}]
     async with scripted_hub(reply({**TASK, "receipts": receipts}, 202)) as (hub, client):
         submitted = await client.tasks.submit("3", agent="counter", timeout_ms=1_000, idempotency_key="k")
+        await client.tasks.submit("3", agent="counter", timeout_ms=1_000, idempotency_key="k")
         await client.tasks.submit({"parts": [{"data": 1}]}, skill="count")
     assert (submitted.id, submitted.status.state) == ("t/1", "TASK_STATE_SUBMITTED")
     assert submitted.receipts[0].state == "queued"
-    first, second = (json.loads(each.body) for each in hub.requests)
-    assert first == {"agent": "counter", "text": "3", "timeout_ms": 1_000, "idempotency_key": "k"}
-    assert second["skill"] == "count"
+    first, again, second = (json.loads(each.body) for each in hub.requests)
+    # The same under the same key, to the letter: the hub compares.
+    assert first == again
+    assert first["message"].pop("messageId")
+    assert first == {
+        "agent": "counter",
+        "message": {"role": "ROLE_USER", "parts": [{"text": "3"}]},
+        "timeout_ms": 1_000,
+        "idempotency_key": "k",
+    }
+    assert second["skill"] == second["message"]["metadata"]["skill"] == "count"
     assert second["message"]["parts"] == [{"data": 1}]
     assert second["message"]["messageId"]
 

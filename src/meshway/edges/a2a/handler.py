@@ -187,9 +187,13 @@ class A2AEdge:
             page_token=query.page_token,
         )
         page = await self._services.list_tasks.execute(principal, AgentId(agent), wanted)
+        documents = await self._services.list_tasks.documents(
+            page, history_length=query.history_length, include_artifacts=query.include_artifacts
+        )
         body = encode_task_list(
             request,
             page.tasks,
+            documents=documents,
             next_page_token=page.next_page_token,
             page_size=query.page_size,
             total_size=page.total_size,

@@ -79,11 +79,19 @@ def encode_task_list(
     next_page_token: str | None,
     page_size: int,
     total_size: int,
+    documents: Sequence[bytes | None] = (),
 ) -> bytes:
-    """The whole answer in the client's dialect; `total_size` counts all matches, `page_size` is the size in force."""
+    """The whole answer in the client's dialect; `total_size` counts all matches, `page_size` is the size in force.
+
+    `documents`: the tasks themselves, A2A 1.0, in the same order; where there is none, its record says what is known.
+    """
+    whole = documents or [None] * len(tasks)
     result = msgspec.json.encode(
         {
-            "tasks": [_task(task) for task in tasks],
+            "tasks": [
+                _task(task) if document is None else msgspec.Raw(document)
+                for task, document in zip(tasks, whole, strict=True)
+            ],
             "nextPageToken": next_page_token or "",
             "pageSize": page_size,
             "totalSize": total_size,
