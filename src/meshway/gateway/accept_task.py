@@ -117,6 +117,8 @@ class AcceptTask:
         if not track.state.is_interrupted:
             what = "has ended" if track.state.is_terminal else "does not wait for an answer"
             raise OperationUnsupported(f"Task {owner.task_id!r} {what}: it is {track.state.value}.")
+        # What answers a task in the course of another one is held to the limits of that one's chain.
+        places.guard.admit(request.principal, request.agent_id, request.chain).end()
         number = track.written
         now_ms = places.clock.now_ms()
         message = _filled_in(terms.message, owner.task_id, track.context_id)

@@ -1,6 +1,8 @@
 """May this principal do this, now? Every use case begins here; synchronous, for it stands before every call."""
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from meshway.kernel.errors import Draining, Forbidden, TooManyInFlight
 from meshway.kernel.ids import AgentId
@@ -25,6 +27,7 @@ class Admission:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._drain_listeners: list[Callable[[], None]] = []
 
     @property
     def in_flight(self) -> int:
@@ -101,8 +104,21 @@ class Admission:
     def begin_drain(self) -> None:
         """No new calls from here on; for life."""
         self._draining = True
+        for listener in tuple(self._drain_listeners):
+            listener()
         if self._calls:
             self._idle.clear()
+
+    @contextmanager
+    def hearing_of_drain(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Inside the block `listener` is called when the hub begins to drain; at once where it does already."""
+        if self._draining:
+            listener()
+        self._drain_listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._drain_listeners.remove(listener)
 
     async def wait_idle(self) -> None:
         """Until no call is under way; the caller bounds the wait. Only after `begin_drain`."""

@@ -81,12 +81,13 @@ class InboxCalls:
         return TaskStream(self._snapshot_and_on(track))
 
     async def wait_for_turn(self, track: Track, *, wait_ms: int) -> None:
-        """Until the task's turn ends, at most so long. Raises: EngineUnavailable."""
+        """Until the task's turn ends, at most so long, and not when this hub drains. Raises: EngineUnavailable."""
         with self._places.tasks.tracks.follow(track, after=track.written) as follower:
             try:
-                async with asyncio.timeout(wait_ms / 1000):
-                    while not track.written_state.ends_turn:
-                        await follower.take()
+                async with asyncio.timeout(wait_ms / 1000) as bound:
+                    with self._places.admission.hearing_of_drain(lambda: _end_now(bound)):
+                        while not track.written_state.ends_turn:
+                            await follower.take()
             except TimeoutError:
                 return
 
@@ -105,6 +106,11 @@ class InboxCalls:
                 taken = await follower.take()
                 state = taken[-1].state
                 yield taken
+
+
+def _end_now(bound: asyncio.Timeout) -> None:
+    if not bound.expired():
+        bound.reschedule(asyncio.get_running_loop().time())
 
 
 async def follow_turn(places: TaskPlaces, track: Track, *, turn: int) -> AsyncGenerator[Sequence[TaskEvent], None]:

@@ -1,5 +1,7 @@
 """An instance of an agent connects out to this hub: it is registered, seen, and gone again."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from meshway.gateway.registry_places import RegistryPlaces
@@ -9,6 +11,7 @@ from meshway.kernel.ids import AgentId, InstanceId, parse_agent_id, parse_instan
 from meshway.kernel.principal import Principal
 from meshway.registry.checks import check_capacity, check_labels
 from meshway.registry.values import Agent, AgentState, CardFacts, Instance
+from meshway.tasks.claims import Claim
 
 __all__ = ["INSTANCE_TTL_MS", "ServeAgent", "ServeRequest"]
 
@@ -83,12 +86,16 @@ class ServeAgent:
         except AgentNotFound:
             return
 
-    def lost(self, agent_id: AgentId, instance_id: InstanceId) -> None:
-        """Its connection broke: what it holds stays its own for the grace, and for that long it is in doubt."""
+    def lost(self, agent_id: AgentId, instance_id: InstanceId, told: Callable[[Claim, str], None]) -> None:
+        """Its connection broke: what it holds stays its own for the grace, and for that long it is in doubt.
+
+        What it has shown over a newer connection meanwhile, it holds there: `told` is what this one was told by.
+        """
         self._registry.presence.saw_broken(agent_id, instance_id)
         ends_ms = self._tasks.clock.monotonic_ms() + self._tasks.settings.reconnect_grace_ms
         for claim in self._tasks.claims.held_by(agent_id, instance_id):
-            claim.grace_ends_ms = ends_ms
+            if claim.told == told:
+                claim.grace_ends_ms = ends_ms
 
     async def leave(self, agent_id: AgentId, instance_id: InstanceId) -> None:
         """It left for good; what it held must have been released before. Raises: StorageFull, EngineUnavailable."""

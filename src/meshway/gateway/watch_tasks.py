@@ -1,8 +1,9 @@
 """The duty that nobody asks for: work whose time is up, leases that ran out, instances that did not come back."""
 
 import asyncio
-import heapq
 import logging
+import math
+from collections.abc import Sequence
 
 from meshway.gateway.cancel_task import CancelTask
 from meshway.gateway.report_tasks import ReportTasks
@@ -12,7 +13,8 @@ from meshway.kernel.ids import AgentId, TaskId
 from meshway.tasks.claims import Claim
 from meshway.tasks.inbox import InboxItem, read_item
 from meshway.tasks.tokens import agent_of_inbox
-from meshway.tasks.values import TaskState
+from meshway.tasks.track import Track
+from meshway.tasks.values import TaskEvent, TaskState
 
 __all__ = ["WatchTasks"]
 
@@ -22,8 +24,6 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.25
 # Of an inbox, at a start.
 _PAGE = 200
-# Waiting tasks whose times are remembered; later ones are found when somebody leases them, or at the next start.
-_WAITING_MAX = 1_000_000
 
 
 class WatchTasks:
@@ -33,15 +33,22 @@ class WatchTasks:
         self._places = places
         self._reports = reports
         self._cancel = cancel
-        # When a waiting turn must be looked at: epoch ms, agent, task, turn.
-        self._waiting: list[tuple[int, AgentId, TaskId, int]] = []
+        # Turns that wait for an instance, and the epoch ms by which one must have taken them.
+        self._waiting: dict[tuple[AgentId, TaskId], int] = {}
+        # None of them ends before this, so most looks need not go through them.
+        self._first_end_ms: float = math.inf
+        places.tasks.tracks.on_written(self._forget)
 
     def watch(self, item: InboxItem) -> None:
         """Remember when this turn must have begun."""
-        if len(self._waiting) >= _WAITING_MAX:
-            return
         ends_ms = item.expires_at_ms if item.deadline_ms is None else min(item.deadline_ms, item.expires_at_ms)
-        heapq.heappush(self._waiting, (ends_ms, item.agent_id, item.task_id, item.turn))
+        self._waiting[item.agent_id, item.task_id] = ends_ms
+        self._first_end_ms = min(self._first_end_ms, ends_ms)
+
+    def _forget(self, track: Track, events: Sequence[TaskEvent]) -> None:
+        """Who works on it is held to its own limit."""
+        if track.written_state is not TaskState.SUBMITTED:
+            self._waiting.pop((track.agent_id, track.task_id), None)
 
     async def run(self) -> None:
         """Look after all for ever."""
@@ -57,12 +64,17 @@ class WatchTasks:
                 await self._look_at(claim, now_ms, monotonic_ms)
             except MeshwayError as error:
                 _log.warning("claim_not_ended", extra={"task": claim.track.task_id, "reason": error.detail})
-        while self._waiting and self._waiting[0][0] <= now_ms:
-            _, agent_id, task_id, turn = heapq.heappop(self._waiting)
+        if self._first_end_ms > now_ms:
+            return
+        for (agent_id, task_id), ends_ms in list(self._waiting.items()):
+            if ends_ms > now_ms:
+                continue
             try:
-                await self._expire(agent_id, task_id, turn)
+                await self._expire(agent_id, task_id)
+                self._waiting.pop((agent_id, task_id), None)
             except MeshwayError as error:
                 _log.warning("task_not_expired", extra={"task": task_id, "reason": error.detail})
+        self._first_end_ms = min(self._waiting.values(), default=math.inf)
 
     async def _look_at(self, claim: Claim, now_ms: int, monotonic_ms: float) -> None:
         places = self._places
@@ -90,14 +102,13 @@ class WatchTasks:
         if owner is not None:
             await self._cancel.cancel_children(owner, reason="what asked for it ran out of time")
 
-    async def _expire(self, agent_id: AgentId, task_id: TaskId, turn: int) -> None:
+    async def _expire(self, agent_id: AgentId, task_id: TaskId) -> None:
         places = self._places
         owner = await places.tasks.owners.owner_of(agent_id, task_id)
         if owner is None or owner.state.is_terminal:
             return
         track = await places.tasks.track_of(owner)
-        if track.turn != turn or track.state is not TaskState.SUBMITTED:
-            # Somebody works on it, and is held to its own limit.
+        if track.state is not TaskState.SUBMITTED:
             return
         text = "No instance of the agent took it in time."
         await places.tasks.say(track, TaskState.FAILED, text=text, metadata={"code": "deadline_exceeded"})

@@ -23,7 +23,7 @@ __all__ = ["Draft", "Track", "TrackListener"]
 
 # Kept for followers that are just behind, and for answers to callers who waited: most tasks fit whole.
 _RECENT_EVENTS_MAX = 32
-_RECENT_BYTES_MAX = 32_768
+_RECENT_BYTES_MAX = 16_384
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):

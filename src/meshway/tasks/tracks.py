@@ -16,8 +16,8 @@ from meshway.tasks.values import TaskEvent
 __all__ = ["TaskTracks"]
 
 _PAGE = 1_000
-# Tasks in memory, 2 to 40 KB each; those that somebody works on or follows come on top.
-_TRACKS_CACHED = 2_000
+# Tasks in memory, 2 to 20 KB each; those that somebody works on or follows come on top.
+_TRACKS_CACHED = 1_000
 # Idle ones looked at for one to forget; those at the front are the longest unused.
 _LOOKS_MAX = 8
 

@@ -123,7 +123,7 @@ class Serving:
         """Nothing is freed yet."""
         if self._is_joined and not self._has_left:
             try:
-                self._tasks.serve.lost(self._agent_id, self._instance_id)
+                self._tasks.serve.lost(self._agent_id, self._instance_id, self.told)
             except MeshwayError as error:
                 _log.warning("lost_instance_not_marked", agent=self._agent_id, reason=error.detail)
 
