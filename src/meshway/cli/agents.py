@@ -9,6 +9,7 @@ from typing import BinaryIO
 import click
 from rich.text import Text
 
+from meshway.cli.agent_work import inbox, resume, stop
 from meshway.cli.failure import Failure
 from meshway.cli.hub import HubOptions, connect, hub_options, run
 from meshway.cli.output import STATE_STYLES, console, print_json, print_table, shown, table
@@ -21,7 +22,7 @@ _DESCRIPTION_WIDTH = 60
 
 @click.group("agents", context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Who can be called: list, show, add, remove and drain agents.
+    """Who can be called: list, show, add, remove, drain and stop agents, and see what waits for them.
 
     \b
     Examples:
@@ -29,6 +30,10 @@ def command() -> None:
       meshway agents add billing http://127.0.0.1:9000
       meshway agents show billing
     """
+
+
+for _each in (inbox, stop, resume):
+    command.add_command(_each)
 
 
 @command.command("list")

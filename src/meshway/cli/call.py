@@ -10,16 +10,10 @@ from meshway.cli.hub import HubOptions, connect, hub_options, run
 from meshway.cli.output import print_json
 from meshway.cli.printable import printable
 from meshway.cli.stream_view import StreamView, open_stream_view
+from meshway.cli.task_states import FAILED_STATES, WAITING_STATES, state_code
 from meshway.client import Answer, StreamEvent
 
 __all__ = ["command"]
-
-_FAILED_STATES = {
-    "TASK_STATE_FAILED": "failed",
-    "TASK_STATE_REJECTED": "was rejected",
-    "TASK_STATE_CANCELED": "was cancelled",
-}
-_WAITING_STATES = {"TASK_STATE_INPUT_REQUIRED": "an answer", "TASK_STATE_AUTH_REQUIRED": "authorisation"}
 
 
 @click.command("call")
@@ -90,7 +84,7 @@ async def _show_stream(agent: str, events: AsyncIterator[StreamEvent], *, view: 
 def _show_answer(agent: str, answer: Answer, *, as_json: bool) -> None:
     if as_json:
         print_json(answer.raw)
-    elif answer.state not in _FAILED_STATES:
+    elif answer.state not in FAILED_STATES:
         text = printable(answer.text) if sys.stdout.isatty() else answer.text
         click.echo(text or f"({agent} answered without text; --json shows what it sent)")
     _judge(agent, answer.state, reason=answer.text, task_id=answer.task_id)
@@ -98,8 +92,8 @@ def _show_answer(agent: str, answer: Answer, *, as_json: bool) -> None:
 
 def _judge(agent: str, state: str | None, *, reason: str, task_id: str | None) -> None:
     """Say how to go on with a task that waits. Raises: Failure for one that ended without success."""
-    if state in _WAITING_STATES:
-        click.echo(f"{agent} waits for {_WAITING_STATES[state]}: meshway call {agent} TEXT --task {task_id}", err=True)
-    if state in _FAILED_STATES:
-        detail = f"The task {_FAILED_STATES[state]}" + (f": {reason}" if reason else ".")
-        raise Failure(detail, hint=f"Task id: {task_id}", code=state.removeprefix("TASK_STATE_").lower())
+    if state in WAITING_STATES:
+        click.echo(f"{agent} waits for {WAITING_STATES[state]}: meshway call {agent} TEXT --task {task_id}", err=True)
+    if state in FAILED_STATES:
+        detail = f"The task {FAILED_STATES[state]}" + (f": {reason}" if reason else ".")
+        raise Failure(detail, hint=f"Task id: {task_id}", code=state_code(state))

@@ -7,12 +7,22 @@ import click
 
 from meshway.cli.printable import printable
 
-__all__ = ["EXIT_CODES", "EXIT_DENIED", "EXIT_FAILED", "EXIT_NOT_FOUND", "EXIT_UNREACHABLE", "JSON_KEY", "Failure"]
+__all__ = [
+    "EXIT_CODES",
+    "EXIT_DENIED",
+    "EXIT_FAILED",
+    "EXIT_NOT_FOUND",
+    "EXIT_UNREACHABLE",
+    "EXIT_WAITING",
+    "JSON_KEY",
+    "Failure",
+]
 
 EXIT_FAILED = 1
 EXIT_UNREACHABLE = 3
 EXIT_DENIED = 4
 EXIT_NOT_FOUND = 5
+EXIT_WAITING = 6
 EXIT_CODES = {
     0: "done",
     EXIT_FAILED: "refused or failed: by the hub, the agent or a check",
@@ -20,6 +30,7 @@ EXIT_CODES = {
     EXIT_UNREACHABLE: "no hub answered",
     EXIT_DENIED: "the API key is missing, wrong, or may not do this",
     EXIT_NOT_FOUND: "no such agent, instance, task, key or channel",
+    EXIT_WAITING: "the followed task waits for input or authorisation",
     130: "interrupted",
 }
 # Where `--json` leaves its mark in the context, so that failures are printed in kind.

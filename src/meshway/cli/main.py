@@ -46,7 +46,8 @@ class LazyGroup(click.Group):
 _COMMANDS = {
     "up": ("meshway.cli.up", "Start a hub."),
     "call": ("meshway.cli.call", "Send a message to an agent and print its answer."),
-    "agents": ("meshway.cli.agents", "List, show, add, remove and drain agents."),
+    "agents": ("meshway.cli.agents", "List, show, add, remove, drain and stop agents; see their inboxes."),
+    "tasks": ("meshway.cli.tasks", "Submit work that is kept until it is done; list, follow and cancel it."),
     "events": ("meshway.cli.events", "Publish to whoever listens now; listen."),
     "streams": ("meshway.cli.streams", "Append to, read and follow what is kept and numbered."),
     "queues": ("meshway.cli.queues", "Send and receive work; see to what failed."),

@@ -14,20 +14,11 @@ from rich.text import Text
 
 from meshway.cli.output import console, shown
 from meshway.cli.printable import printable
+from meshway.cli.task_states import STATE_WORDS
 from meshway.client import EventKind, StreamEvent
 
 __all__ = ["JsonStreamView", "LiveStreamView", "PlainStreamView", "StreamView", "open_stream_view"]
 
-_STATE_WORDS = {
-    "TASK_STATE_SUBMITTED": "submitted",
-    "TASK_STATE_WORKING": "working",
-    "TASK_STATE_COMPLETED": "done",
-    "TASK_STATE_FAILED": "failed",
-    "TASK_STATE_CANCELED": "cancelled",
-    "TASK_STATE_REJECTED": "rejected",
-    "TASK_STATE_INPUT_REQUIRED": "waits for input",
-    "TASK_STATE_AUTH_REQUIRED": "waits for authorisation",
-}
 # The live area redraws at most this often; more would cost more than it shows.
 _REDRAWS_PER_S = 12
 
@@ -128,7 +119,7 @@ class LiveStreamView(_View):
     def show(self, event: StreamEvent) -> None:
         self._events += 1
         if event.state is not None:
-            self._state = _STATE_WORDS.get(event.state, event.state)
+            self._state = STATE_WORDS.get(event.state, event.state)
             self._progress = event.text if event.kind is EventKind.STATUS else self._progress
         if _is_said(event):
             key = event.artifact_id or f"event {self._events}"

@@ -1,7 +1,7 @@
 """Tasks through the SDK: `client.tasks`. Of every agent, in the hub's own words; conversations go by `client.ask`."""
 
 import builtins
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -87,7 +87,7 @@ class TasksApi:
         }
         return await self._connection.request("GET", "/v1/tasks", TaskPage, params=_params(wishes))
 
-    def events(self, task_id: str, *, last_event_id: str | None = None) -> AsyncIterator[StreamEvent]:
+    def events(self, task_id: str, *, last_event_id: str | None = None) -> AsyncGenerator[StreamEvent, None]:
         """Every event of the task from its first, or after `last_event_id`, until it ends.
 
         A connection that breaks is made again, without gap or repetition; only the first connect raises HubUnreachable.

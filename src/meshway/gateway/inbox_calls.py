@@ -4,6 +4,7 @@ To the client it is an agent like any other. Answers are A2A 1.0; the edge puts 
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
 from meshway.gateway.accept_once import AcceptOnce
@@ -82,14 +83,15 @@ class InboxCalls:
 
     async def wait_for_turn(self, track: Track, *, wait_ms: int) -> None:
         """Until the task's turn ends, at most so long, and not when this hub drains. Raises: EngineUnavailable."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_ms / 1000) as bound:
+                with self._places.admission.hearing_of_drain(lambda: _end_now(bound)):
+                    await self._turn_of(track)
+
+    async def _turn_of(self, track: Track) -> None:
         with self._places.tasks.tracks.follow(track, after=track.written) as follower:
-            try:
-                async with asyncio.timeout(wait_ms / 1000) as bound:
-                    with self._places.admission.hearing_of_drain(lambda: _end_now(bound)):
-                        while not track.written_state.ends_turn:
-                            await follower.take()
-            except TimeoutError:
-                return
+            while not track.written_state.ends_turn:
+                await follower.take()
 
     async def _picture(self, owner: TaskOwner) -> TaskPicture:
         track = await self._places.tasks.track_of(owner)

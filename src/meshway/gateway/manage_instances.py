@@ -24,10 +24,14 @@ class ManageInstances:
         """One more replica, which must answer now; the same id again replaces that instance.
 
         The stored credential is dropped when the replica is at an origin the agent had nothing at.
-        Raises: AgentNotFound, Forbidden, InvalidRequest, EgressDenied, UpstreamUnreachable (`url`), CapacityReached.
+        Raises: AgentNotFound, Forbidden, InvalidRequest, EgressDenied, UpstreamUnreachable (`url`), CapacityReached,
+        Conflict (its instances connect out).
         """
         places = self._places
         agent = places.managed(principal, agent_id)
+        if agent.pull:
+            text = f"Instances of agent {agent_id!r} connect out; start another process of it instead."
+            raise Conflict(text, agent=agent_id)
         wrong = places.reader.check(spec)
         if wrong:
             raise InvalidRequest("; ".join(f"{w.field}: {w.message}" for w in wrong[:3]), fields=wrong)

@@ -1,5 +1,6 @@
 """Leave work at the hub: accepted for an agent, or for whoever has a skill, and done when it can be."""
 
+import hashlib
 import random
 import uuid
 from collections.abc import Sequence
@@ -100,7 +101,11 @@ class SubmitTask:
             raise AgentNotFound(f"No agent at this hub has the skill {submission.skill!r}.")
         best = min(_STATES.index(agent_state(agent)) for agent in able)
         choice = [agent for agent in able if _STATES.index(agent_state(agent)) == best]
-        return random.choice(choice)  # noqa: S311  spreads load; nothing is guessed from it
+        key = submission.idempotency_key
+        if key is None:
+            return random.choice(choice)  # noqa: S311  spreads load; nothing is guessed from it
+        # A repetition must come to the same agent, whatever state the others are in (rendezvous hashing).
+        return max(able, key=lambda agent: hashlib.sha256(f"{key} {agent.id}".encode()).digest())
 
 
 def _terms(submission: TaskSubmission) -> SendTerms:

@@ -63,6 +63,8 @@ class UpdateAgent:
         if patch.url is UNSET and patch.card is UNSET:
             return None
         field = "url" if patch.url is not UNSET else "card"
+        if agent.pull:
+            raise _refused(field, "the instances of this agent connect out, and bring its card")
         if patch.url is not UNSET and patch.card is not UNSET:
             raise _refused("card", "give url or card, not both")
         if len(agent.instances) != 1:

@@ -88,9 +88,10 @@ class StopBook:
         """Refuse new work of a stopped agent. Raises: AgentStopped."""
         if not self._stops or (stop := self.stop_of(agent_id)) is None:
             return
-        what = f"Agent {agent_id!r} was" if _AGENT_PREFIX + agent_id in self._stops else "All agents of this hub were"
+        is_own = _AGENT_PREFIX + agent_id in self._stops
+        what, takes = (f"Agent {agent_id!r} was", "takes") if is_own else ("All agents of this hub were", "take")
         why = f" ({stop.reason})" if stop.reason else ""
-        text = f"{what} stopped by an operator{why} and take no new work until somebody resumes them."
+        text = f"{what} stopped by an operator{why} and {takes} no new work until somebody resumes them."
         raise AgentStopped(text, agent=agent_id, retry_after_ms=_RETRY_AFTER_MS)
 
     def listen(self, listener: Callable[[AgentId | None, Stop | None], None]) -> None:

@@ -104,8 +104,7 @@ async def test_a_submission_that_makes_no_sense_names_the_field(hub, worker, bod
 
 
 async def test_the_same_key_again_joins_the_task_and_another_content_is_a_conflict(hub, worker):
-    message = {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "once"}]}
-    body = {"agent": "worker", "message": message}
+    body = {"agent": "worker", "text": "once"}
     first = await hub.http.post("/v1/tasks", json=body, headers={"Idempotency-Key": "k"})
     again = await hub.http.post("/v1/tasks", json={**body, "idempotency_key": "k"})
     assert (first.status_code, again.status_code) == (202, 200)

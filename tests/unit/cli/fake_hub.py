@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from meshway.testing.tiny_http import HttpReply, HttpRequest, serve_http
 
-__all__ = ["AGENT", "FakeHub"]
+__all__ = ["AGENT", "FakeHub", "TaskEvents", "problem"]
 
 AGENT = {
     "id": "billing",
@@ -32,6 +32,10 @@ AGENT = {
 }
 
 
+class TaskEvents(list[dict[str, object]]):
+    """The events of a task: numbered, and without an envelope."""
+
+
 @dataclass
 class FakeHub:
     """`answers` by "METHOD path"; a list is sent as an event stream."""
@@ -50,6 +54,9 @@ class FakeHub:
         status, body = self.answers.get(
             f"{request.method} {request.path}", (404, problem(404, "not_found", "No such page."))
         )
+        if isinstance(body, TaskEvents):
+            after = int(request.headers.get("last-event-id", "0"))
+            return HttpReply(_numbered(body, after), content_type="text/event-stream")
         if isinstance(body, list):
             return HttpReply(_events(body), content_type="text/event-stream")
         return HttpReply(json.dumps(body).encode(), status=status)
@@ -70,3 +77,9 @@ def problem(status: int, code: str, detail: str, **more: object) -> dict[str, ob
 async def _events(results: list[object]) -> AsyncGenerator[bytes, None]:
     for result in results:
         yield f"data: {json.dumps({'jsonrpc': '2.0', 'id': 1, 'result': result})}\n\n".encode()
+
+
+async def _numbered(events: TaskEvents, after: int) -> AsyncGenerator[bytes, None]:
+    for number, event in enumerate(events, 1):
+        if number > after:
+            yield f"id: {number}\ndata: {json.dumps(event)}\n\n".encode()

@@ -156,7 +156,11 @@ def test_every_command_has_help_with_an_example(path):
     assert result.exit_code == 0
     assert "  meshway " in result.stdout
     groups = {"up", "config", "keys", "agents"}
-    if path and path[0] not in groups and path not in {("events",), ("streams",), ("queues",), ("channels",)}:
+    if (
+        path
+        and path[0] not in groups
+        and path not in {("events",), ("streams",), ("queues",), ("channels",), ("tasks",)}
+    ):
         assert "--json" in result.stdout
 
 

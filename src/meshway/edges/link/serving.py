@@ -1,18 +1,15 @@
 """An instance of an agent on a connection: its tasks go out as far as its credit goes, its reports come in."""
 
-from collections.abc import Sequence
-
 import msgspec
 import structlog
 
 from meshway.edges.link.codec import encode_frame
 from meshway.edges.link.pumps import PumpPlaces
 from meshway.edges.link.subscription import Subscription
-from meshway.gateway.lease_tasks import HandedTask
+from meshway.edges.link.task_frames import report_outcome, task_delivery
 from meshway.gateway.report_tasks import TaskReport, TaskSettlementItem
 from meshway.gateway.serve_agent import INSTANCE_TTL_MS, ServeRequest
 from meshway.gateway.task_use_cases import TaskUseCases
-from meshway.kernel.clock import rfc3339_ms
 from meshway.kernel.errors import InvalidRequest, MeshwayError, NotFound
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.protocols.link import frames
@@ -71,7 +68,7 @@ class Serving:
                 self._agent_id, self._instance_id, count=count, wait_ms=wait_ms, told=self.told
             )
             if handed:
-                socket.send(encode_frame(frames.Tasks(id=frame.id, tasks=_shown(handed))))
+                socket.send(encode_frame(frames.Tasks(id=frame.id, tasks=list(map(task_delivery, handed)))))
             size = sum(len(each.item.message) for each in handed)
             subscription.spend(len(handed), documents_bytes=size)
 
@@ -87,12 +84,7 @@ class Serving:
         outcomes = await self._tasks.report.report(self._agent_id, reports)
         return frames.Reported(
             ref=frame.ref,
-            outcomes=[
-                frames.ReportOutcome(
-                    delivery_id=each.delivery_id, outcome=each.outcome, source=each.source, detail=each.detail
-                )
-                for each in outcomes
-            ],
+            outcomes=list(map(report_outcome, outcomes)),
         )
 
     async def settle(self, frame: frames.SettleTasks) -> frames.Settled:
@@ -130,22 +122,3 @@ class Serving:
     def _refuse_strangers(self) -> None:
         if not self._is_joined:
             raise NotFound(f"Subscription {self.frame.id!r} serves no agent yet; wait for `served`.")
-
-
-def _shown(handed: Sequence[HandedTask]) -> list[frames.TaskDelivery]:
-    return [
-        frames.TaskDelivery(
-            delivery_id=each.claim.delivery_id,
-            task_id=each.item.task_id,
-            context_id=each.item.context_id,
-            attempt=each.claim.attempt,
-            turn=each.item.turn,
-            lease_ms=each.lease_ms,
-            deadline=None if each.claim.deadline_ms is None else rfc3339_ms(each.claim.deadline_ms),
-            chain=each.chain,
-            traceparent=each.item.traceparent,
-            message=each.item.message,
-            task=msgspec.UNSET if each.snapshot is None else msgspec.Raw(each.snapshot),
-        )
-        for each in handed
-    ]

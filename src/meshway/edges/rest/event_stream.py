@@ -13,12 +13,12 @@ __all__ = ["EventStreamResponse", "disconnected"]
 # Headers and this leave together, when the subscription is active; readers drop comments.
 _FIRST_COMMENT = b": connected\n\n"
 _FAREWELL = b": the hub is shutting down\n\n"
-# Events made ahead of a slow reader; the source keeps only the latest value of each agent, so waiting loses nothing.
+# Made ahead of a slow reader; sources keep what they have (a log, or the latest value of each agent): nothing is lost.
 _FRAMES_AHEAD_MAX = 16
 
 
 class EventStreamResponse(Response):
-    """Relays `frames`, each one whole event, until they end, the client leaves or the hub shuts down.
+    """Relays `frames`, each of whole events, until they end, the client leaves or the hub shuts down.
 
     The generator is closed then, and `on_end` is called once.
     """
