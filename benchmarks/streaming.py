@@ -27,7 +27,7 @@ from benchmarks.processes import (
 )
 from benchmarks.table import Row
 
-__all__ = ["run_idle_streams", "run_streams"]
+__all__ = ["Step", "Way", "measure_streams", "run_idle_streams", "run_streams", "stream_agent"]
 
 _TABLE = "streaming: 100 events of ~250 B, 20 ms apart, one write each"
 _IDLE_TABLE = "idle streams"
@@ -52,7 +52,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class Way:
     name: str
     url: str
     server: Server | None
@@ -62,12 +62,12 @@ class _Way:
 def run_streams(hub: Hub, folder: Path, *, quick: bool) -> list[Row]:
     """Direct, nginx and hub, each up its own ladder."""
     rows: list[Row] = []
-    with _agent(folder) as agent_url, _proxy(agent_url) as (proxy_url, proxy):
+    with stream_agent(folder) as agent_url, _proxy(agent_url) as (proxy_url, proxy):
         hub.register({"stream": f"{agent_url}/stream"})
         ways = [
-            _Way("direct", f"{agent_url}/stream", None),
-            _Way("nginx", f"{proxy_url}/stream", proxy),
-            _Way("hub", f"{hub.url}/a2a/stream", hub.server, hub.key),
+            Way("direct", f"{agent_url}/stream", None),
+            Way("nginx", f"{proxy_url}/stream", proxy),
+            Way("hub", f"{hub.url}/a2a/stream", hub.server, hub.key),
         ]
         nginx_cpu_us = 0.0
         for way in ways:
@@ -78,11 +78,11 @@ def run_streams(hub: Hub, folder: Path, *, quick: bool) -> list[Row]:
     return rows
 
 
-def _climb(way: _Way, *, seconds: float, ladder: tuple[int, ...]) -> Step:
+def _climb(way: Way, *, seconds: float, ladder: tuple[int, ...]) -> Step:
     """The highest rung whose events still came in time; the first one, if none did."""
     best: Step | None = None
     for streams in ladder:
-        step = _step(way, streams, seconds=seconds)
+        step = measure_streams(way, streams, seconds=seconds)
         if best is not None and (step.p99_ms > _P99_MS_MAX or step.failed):
             break
         best = step
@@ -93,7 +93,7 @@ def _climb(way: _Way, *, seconds: float, ladder: tuple[int, ...]) -> Step:
     return best
 
 
-def _step(way: _Way, streams: int, *, seconds: float) -> Step:
+def measure_streams(way: Way, streams: int, *, seconds: float) -> Step:
     """The peer warms up, says `measuring`, measures for so many seconds, and prints what it saw."""
     command = [*_PEER, "read", way.url, str(streams), str(seconds), way.key]
     with subprocess.Popen(pinned(LOAD_CORE, command), stdout=subprocess.PIPE, text=True) as reader:
@@ -137,7 +137,7 @@ def _stream_row(name: str, best: Step, nginx_cpu_us: float) -> Row:
 
 def run_idle_streams(hub: Hub, folder: Path, *, streams: int) -> list[Row]:
     """Open streams that say nothing after their first event, and see what each adds to the hub's memory."""
-    with _agent(folder) as agent_url:
+    with stream_agent(folder) as agent_url:
         hub.register({"idle": f"{agent_url}/idle"})
         before_mb = hub.server.resident_mb
         command = [*_PEER, "hold", f"{hub.url}/a2a/idle", str(streams), "8", hub.key]
@@ -158,7 +158,7 @@ def run_idle_streams(hub: Hub, folder: Path, *, streams: int) -> list[Row]:
 
 
 @contextmanager
-def _agent(folder: Path) -> Iterator[str]:
+def stream_agent(folder: Path) -> Iterator[str]:
     port = free_port()
     with started([*_PEER, "agent", str(port)], core=LOAD_CORE, log=folder / "stream-agent.log"):
         until(lambda: _listens(port))
