@@ -1,4 +1,4 @@
-"""The instance that works on tasks under measurement, `task_worker URL KEY CAPACITY`: the SDK's agent as users run it."""
+"""The instance that works on tasks under measurement, as users run it: `task_worker URL KEY CAPACITY`."""
 
 import asyncio
 import sys

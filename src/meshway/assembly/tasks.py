@@ -285,6 +285,7 @@ def _pumps(ground: TaskGround, kept: _Kept) -> tuple[AgentTasks, TaskPumps]:
         ground.engine.key_value,
         clock=ground.clock,
         settings=ground.settings.tasks,
+        broke=registry.presence.saw_broken,
     )
     return agents, pumps
 

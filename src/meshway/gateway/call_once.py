@@ -9,7 +9,6 @@ from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, CoreReply,
 from meshway.gateway.recorded_calls import RecordedCalls
 from meshway.gateway.relay_call import RelayCall
 from meshway.gateway.task_places import TaskPlaces
-from meshway.gateway.task_pumps import task_id_of
 from meshway.kernel.errors import (
     DeadlineExceeded,
     MeshwayError,
@@ -104,8 +103,8 @@ class CallOnce:
         """The events of a stream; whose task it is, is known with the first of them."""
         try:
             async for event in events:
-                if event.core is not None and (task_id := task_id_of(event.core)) and flight.task_id is None:
-                    await self._keys.remember_task(flight, TaskId(task_id))
+                if event.task is not None and flight.task_id is None:
+                    await self._keys.remember_task(flight, event.task.task_id)
                     await self._keys.finish(flight, None)
                 yield event
         finally:

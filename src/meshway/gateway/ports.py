@@ -102,6 +102,8 @@ class StreamEvent(msgspec.Struct):
     task: TaskSeen | None = None
     core: bytes | None = None
     number: int | None = None
+    # In place of an event: from here on the stream is what is recorded of `task`, in batches. Its giver closes it.
+    rest: AsyncGenerator[Sequence[TaskEvent], None] | None = None
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ caller sees the task's id; events of streams are written before the caller sees 
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from meshway.gateway.delegation_guard import DelegationGuard
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, AgentTransport, StreamEvent
@@ -120,10 +121,10 @@ class RelayCall:
             places.balancer.saw(agent.id, instance.id, ok=True)
             if isinstance(answer, AgentStream):
                 handed_on = True
-                watched = replace(answer, events=self._watched(answer, relayed, instance.id))
-                if not relayed.call.wants_core:
-                    return watched
-                return AgentStream(self._recorded(watched, relayed, instance.id))
+                if relayed.call.wants_core:
+                    answer.when_closed.append(partial(places.balancer.end, agent.id, instance.id))
+                    return AgentStream(self._recorded(answer, relayed, instance.id))
+                return replace(answer, events=self._watched(answer, relayed, instance.id))
             if answer.task is not None:
                 await self._record_answer(answer, relayed, instance.id)
             return answer
@@ -141,16 +142,12 @@ class RelayCall:
     async def _watched(
         self, stream: AgentStream, relayed: _Relayed, instance_id: InstanceId
     ) -> AsyncGenerator[StreamEvent, None]:
-        """The transport's events; unrecorded, each task's owner is stored before its event goes on. Frees the slot."""
+        """The transport's events, each task's owner stored before its event goes on; frees the slot at the end."""
         last: TaskSeen | None = None
         try:
             async for event in stream.events:
                 seen = event.task
-                if (
-                    seen is not None
-                    and event.core is None
-                    and (last is None or seen.state is not last.state or seen.task_id != last.task_id)
-                ):
+                if seen is not None and (last is None or seen.state is not last.state or seen.task_id != last.task_id):
                     await self._record(seen, relayed, instance_id)
                     last = seen
                 yield event
@@ -181,15 +178,23 @@ class RelayCall:
             before = track.last
             is_read = self._places.pumps.running(relayed.agent.id, seen.task_id) is not None
             pump = await self._places.pumps.start(stream, first, owner, track)
+        except UpstreamError as error:
+            error.agent = relayed.agent.id
+            if isinstance(error, UpstreamBroken):
+                self._places.presence.saw_broken(relayed.agent.id, instance_id)
+            await stream.aclose()
+            raise
         except BaseException:
             await stream.aclose()
             raise
         if is_read and before:
             # What the agent said first to this client is in the log already, in one form or another.
             yield StreamEvent(b"", None, first.core, before)
-        async for events in self._places.pumps.follow(pump, after=before):
-            for each in events:
-                yield StreamEvent(b"", None, each.body, each.number)
+        rest = self._places.pumps.follow(pump, after=before)
+        try:
+            yield StreamEvent(b"", seen, rest=rest)
+        finally:
+            await rest.aclose()
 
     async def _record_answer(self, answer: AgentReply, relayed: _Relayed, instance_id: InstanceId) -> None:
         """A whole answer with a task is one event; one that only shows it again is, where something is new in it."""

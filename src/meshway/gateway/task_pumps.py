@@ -9,7 +9,7 @@ A pump that runs has a key `pumps.<agent>.<task>`: a hub that starts reattaches 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -39,7 +39,7 @@ from meshway.tasks.track import Draft, Track
 from meshway.tasks.tracks import TaskTracks
 from meshway.tasks.values import TaskEvent, TaskOwner, TaskSeen, TaskState
 
-__all__ = ["Pump", "TaskPumps", "task_id_of"]
+__all__ = ["Pump", "TaskPumps"]
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,10 @@ class TaskPumps:
         *,
         clock: Clock,
         settings: TaskSettings,
+        broke: Callable[[str, str], None],
     ) -> None:
+        """`broke` hears of each instance whose stream broke."""
+        self._broke = broke
         self._tracks = tracks
         self._owners = owners
         self._agents = agents
@@ -245,6 +248,8 @@ class TaskPumps:
                     await self._read(pump, stream, first)
                 except UpstreamError as broken:
                     is_broken = True
+                    if isinstance(broken, UpstreamBroken):
+                        self._broke(pump.owner.agent_id, pump.owner.instance_id)
                     _log.info("task_stream_broke", extra={"task": pump.owner.task_id, "reason": broken.detail})
                 finally:
                     await stream.aclose()
@@ -285,9 +290,12 @@ class TaskPumps:
         if state is not pump.owner.state:
             await self._record(pump.owner, state)
             pump.owner = msgspec.structs.replace(pump.owner, state=state)
-        written = track.append(drafts, at_ms=self._clock.now_ms())
-        if track.last - track.written > _UNWRITTEN_MAX:
-            await written
+        now_ms = self._clock.now_ms()
+        if track.last - track.written < _UNWRITTEN_MAX:
+            for draft in drafts:
+                track.append_stream(draft, at_ms=now_ms)
+        else:
+            await track.append(drafts, at_ms=now_ms)
 
     async def _reattach(self, pump: Pump, patience: "_Patience") -> AgentStream | None:
         """A stream that goes on, None: the turn has ended. Raises: UpstreamUnreachable when patience has ended."""
@@ -420,29 +428,6 @@ class _TaskHead(msgspec.Struct):
 
 
 _decode_state = msgspec.json.Decoder(_TaskHead).decode
-
-
-class _UpdateHead(msgspec.Struct, frozen=True):
-    taskId: str = ""  # noqa: N815 - the wire's own name
-
-
-class _TaskName(msgspec.Struct, frozen=True):
-    id: str = ""
-
-
-class _EventHead(msgspec.Struct, frozen=True):
-    task: _TaskName = _TaskName()
-    statusUpdate: _UpdateHead = _UpdateHead()  # noqa: N815
-    artifactUpdate: _UpdateHead = _UpdateHead()  # noqa: N815
-
-
-_decode_head = msgspec.json.Decoder(_EventHead).decode
-
-
-def task_id_of(core: bytes) -> str:
-    """The task that a StreamResponse is about; empty for a message."""
-    head = _decode_head(core)
-    return head.task.id or head.statusUpdate.taskId or head.artifactUpdate.taskId
 
 
 def _is_task(core: bytes) -> bool:

@@ -51,6 +51,7 @@ class Track:
         "_pending",
         "_recent_bytes",
         "_subject",
+        "_unsettled",
         "_writer",
         "agent_id",
         "attempt",
@@ -79,6 +80,8 @@ class Track:
         self._heard = heard
         self._listeners: list[TrackListener] = []
         self._pending: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # Events that were numbered and are neither written nor given up.
+        self._unsettled = 0
         self._failure: MeshwayError | None = None
         self.written = self.last = 0
         self.state = self.written_state = TaskState.UNSPECIFIED
@@ -113,12 +116,15 @@ class Track:
     @property
     def is_idle(self) -> bool:
         """Nobody listens, nobody holds it and nothing is on its way: it may be forgotten."""
-        return not self._listeners and not self._pending and not self.pins
+        return not self._listeners and not self._unsettled and not self.pins
 
     async def quiet(self) -> None:
         """Until everything that was appended is written, or has failed. Raises nothing."""
-        while self._pending:
-            await asyncio.wait([self._pending[-1][1]])
+        while self._unsettled:
+            written = asyncio.get_running_loop().create_future()
+            self._pending.append((self.last, written))
+            self._writer.hurry()
+            await asyncio.wait([written])
 
     # Writing
 
@@ -140,8 +146,17 @@ class Track:
         self._writer.add(pending)
         return written
 
+    def append_stream(self, draft: Draft, *, at_ms: int) -> None:
+        """Number the next event of a stream that nobody waits for, and have it written soon.
+
+        One that cannot be written breaks the track, as in `append`; nobody is told but by `is_broken`.
+        """
+        if self._failure is None:
+            self._writer.add_patiently(self._numbered(draft, at_ms))
+
     def _numbered(self, draft: Draft, at_ms: int) -> PendingEvent:
         number = self.last + 1
+        self._unsettled += 1
         event = TaskEvent(
             number=number,
             body=draft.body,
@@ -168,6 +183,7 @@ class Track:
 
     def _settled(self, pending: PendingEvent, error: MeshwayError | None) -> None:
         event = pending.event
+        self._unsettled -= 1
         if error is None and self._failure is None:
             self.written, self.written_state = event.number, event.state
             self._remember(event)

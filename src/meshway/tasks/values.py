@@ -9,6 +9,10 @@ from meshway.kernel.ids import AgentId, ContextId, InstanceId, PrincipalId, Task
 __all__ = ["TaskCause", "TaskEvent", "TaskOwner", "TaskParent", "TaskSeen", "TaskState"]
 
 
+_TERMINAL = ("COMPLETED", "FAILED", "CANCELED", "REJECTED")
+_INTERRUPTED = ("INPUT_REQUIRED", "AUTH_REQUIRED")
+
+
 class TaskState(enum.Enum):
     """A2A 1.0 task states (specification section 4.1.3)."""
 
@@ -22,23 +26,16 @@ class TaskState(enum.Enum):
     INPUT_REQUIRED = "TASK_STATE_INPUT_REQUIRED"
     AUTH_REQUIRED = "TASK_STATE_AUTH_REQUIRED"
 
-    @property
-    def is_terminal(self) -> bool:
-        return self in _TERMINAL
-
-    @property
-    def is_interrupted(self) -> bool:
-        """The agent waits for its client."""
-        return self in _INTERRUPTED
-
-    @property
-    def ends_turn(self) -> bool:
-        """Nothing more comes until the client says something, if ever."""
-        return self in _TERMINAL or self in _INTERRUPTED
-
-
-_TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED, TaskState.REJECTED})
-_INTERRUPTED = frozenset({TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED})
+    def __init__(self, text: str) -> None:
+        # Attributes, not properties: they are asked for with each event of each stream.
+        name = text.removeprefix("TASK_STATE_")
+        self.is_terminal = name in _TERMINAL
+        # The agent waits for its client.
+        self.is_interrupted = name in _INTERRUPTED
+        # Nothing more comes until the client says something, if ever.
+        self.ends_turn = self.is_terminal or self.is_interrupted
+        # As it stands in the log.
+        self.short = name.lower()
 
 
 class TaskSeen(msgspec.Struct, frozen=True, kw_only=True):

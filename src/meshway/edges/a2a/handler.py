@@ -235,7 +235,14 @@ async def _frames(stream: AgentStream | TaskStream, request: A2ARequest) -> Asyn
             yield b"".join([encode_event(request, event.body, event.number) for event in events])
         return
     async for event in stream.events:
-        yield event.frame if event.core is None else encode_event(request, event.core, event.number)
+        if event.rest is None:
+            yield event.frame if event.core is None else encode_event(request, event.core, event.number)
+            continue
+        async for events in event.rest:
+            if len(events) == 1:
+                yield encode_event(request, events[0].body, events[0].number)
+            else:
+                yield b"".join([encode_event(request, each.body, each.number) for each in events])
 
 
 def _too_late(deadline: Deadline | None) -> DeadlineExceeded:
