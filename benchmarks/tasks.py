@@ -130,7 +130,7 @@ def _compare(hub: Hub, streams: int, *, rounds: int, seconds: float) -> list[Row
 def _run_kept(hub: Hub, folder: Path, *, count: int) -> list[Row]:
     """Memory after the caches are full, and after so many more."""
     with _worker(hub, folder):
-        warm = _finish(hub, folder, count // 10)
+        warm = _finish(hub, folder, count // 2)
         before_mb = hub.server.resident_mb
         more = _finish(hub, folder, count)
         after_mb = hub.server.resident_mb

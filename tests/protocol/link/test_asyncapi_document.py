@@ -60,6 +60,58 @@ REAL = [
     frames.Pong(ref="1"),
     frames.Draining(within_ms=5),
     frames.Error(problem=problem_raw(InvalidRequest("no", retry_after_ms=5)), ref="1"),
+    frames.Serve(
+        id="s",
+        agent="counter",
+        instance="host-1",
+        card=msgspec.Raw(b'{"name":"Counter"}'),
+        labels={"zone": "eu"},
+        capacity=5,
+        credit=5,
+        holds=[frames.Hold(delivery_id="1.1.t.e", source=3)],
+    ),
+    frames.Served(
+        id="s",
+        instance="host-1",
+        lease_ms=30_000,
+        grace_ms=5_000,
+        holds=[frames.HoldState(delivery_id="1.1.t.e", held=True, source=2)],
+    ),
+    frames.Tasks(
+        id="s",
+        tasks=[
+            frames.TaskDelivery(
+                delivery_id="1.1.t.e",
+                task_id="t",
+                context_id="c",
+                attempt=1,
+                lease_ms=30_000,
+                deadline="2026-11-22T07:00:00.000Z",
+                chain="token",
+                message=msgspec.Raw(b'{"messageId":"m","role":"ROLE_USER","parts":[{"text":"3"}]}'),
+                task=msgspec.Raw(b'{"id":"t"}'),
+            )
+        ],
+    ),
+    frames.Report(
+        ref="1",
+        id="s",
+        reports=[frames.ReportItem(delivery_id="1.1.t.e", source=1, event=msgspec.Raw(b'{"statusUpdate":{}}'))],
+    ),
+    frames.Reported(
+        ref="1",
+        outcomes=[
+            frames.ReportOutcome(delivery_id="1.1.t.e", outcome="done", source=1),
+            frames.ReportOutcome(delivery_id="1.1.u.e", outcome="refused", detail="no"),
+        ],
+    ),
+    frames.SettleTasks(
+        ref="1",
+        id="s",
+        settlements=[frames.TaskSettlement(delivery_id="1.1.t.e", action="retry", delay_ms=5, reason="busy")],
+    ),
+    frames.CancelTasks(id="s", delivery_ids=["1.1.t.e"], reason="cancelled by its client"),
+    frames.Bye(id="s"),
 ]
 
 
@@ -141,6 +193,9 @@ def test_real_frames_are_as_the_document_says(frame: msgspec.Struct) -> None:
         ("Settle", {"type": "settle", "ref": "1", "queue": "q", "settlements": [{"delivery_id": "d", "action": "x"}]}),
         ("Messages", {"type": "messages", "id": "s", "messages": [{"id": "m"}]}),
         ("Credit", {"type": "subscribe", "id": "s", "messages": 1}),
+        ("Serve", {"type": "serve", "id": "s", "agent": "counter"}),
+        ("Report", {"type": "report", "ref": "1", "id": "s", "reports": [{"delivery_id": "d", "source": 1}]}),
+        ("SettleTasks", {"type": "settle_tasks", "ref": "1", "id": "s", "settlements": [{"delivery_id": "d"}]}),
     ],
 )
 def test_wrong_frames_are_not(name: str, wire: dict) -> None:

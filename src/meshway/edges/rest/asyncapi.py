@@ -31,6 +31,10 @@ _CLIENT_FRAMES: Mapping[FrameType, tuple[FrameType, ...]] = {
     frames.Request: (frames.Response,),
     frames.Reply: (frames.Replied,),
     frames.Ping: (frames.Pong,),
+    frames.Serve: (frames.Served,),
+    frames.Report: (frames.Reported,),
+    frames.SettleTasks: (frames.Settled,),
+    frames.Bye: (frames.Unsubscribed,),
 }
 # What the hub sends without having been asked.
 _HUB_FRAMES: tuple[FrameType, ...] = (
@@ -42,6 +46,8 @@ _HUB_FRAMES: tuple[FrameType, ...] = (
     frames.Unsubscribed,
     frames.Draining,
     frames.Error,
+    frames.Tasks,
+    frames.CancelTasks,
 )
 # What stands in a frame as bytes the hub passes on, and what those bytes are.
 _PASSED_ON: Mapping[tuple[str, str], JsonObject] = {
@@ -54,6 +60,10 @@ _PASSED_ON: Mapping[tuple[str, str], JsonObject] = {
     ("Delivery", "message"): {"$ref": _SCHEMA.format(name="MessageView")},
     ("RequestItem", "message"): {"$ref": _SCHEMA.format(name="MessageView")},
     ("Error", "problem"): {"$ref": _SCHEMA.format(name="ProblemDocument")},
+    ("Serve", "card"): {"type": "object", "description": "An agent card of A2A 1.0, without supportedInterfaces."},
+    ("ReportItem", "event"): {"type": "object", "description": "A StreamResponse of A2A 1.0."},
+    ("TaskDelivery", "message"): {"type": "object", "description": "A Message of A2A 1.0."},
+    ("TaskDelivery", "task"): {"type": "object", "description": "A Task of A2A 1.0."},
 }
 
 
