@@ -1,7 +1,7 @@
-"""The rooms of tasks of one hub over the embedded engine in a folder, for tests: no process, no socket, no duty of time.
+"""The rooms of tasks of one hub over the embedded engine in a folder, for tests: no process, no socket.
 
 Time passes when the test says so (`pass_time`). `TaskParts` names the classes the rooms are made of, so that a test can
-plant one with a fault. Gates hold up what the hub writes, and `line.is_cut` refuses it, as a full disk or a crash would.
+plant one with a fault. Gates hold up what the hub writes; `line.is_cut` refuses it, as a full disk would.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """The demo agents beside a hub: a child process that leaves with its parent, however that ends."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,12 @@ import msgspec
 
 from meshway.cli.failure import Failure
 
-__all__ = ["demo_process"]
+__all__ = ["demo_process", "storyteller_process"]
 
 # A process of their own: they are called over real sockets like any agent, and cost the hub nothing. Named as text
 # because the helpers for tests stand above the command line.
 _MODULE = "meshway.testing.agents"
+_STORYTELLER = "meshway.testing.storyteller"
 _STOP_TIMEOUT_S = 5.0
 
 
@@ -25,12 +27,28 @@ def demo_process() -> Iterator[Mapping[str, str]]:
         try:
             yield _read_addresses(child)
         finally:
-            if child.stdin is not None:
-                child.stdin.close()
-            try:
-                child.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
+            _end(child)
+
+
+@contextmanager
+def storyteller_process(url: str) -> Iterator[None]:
+    """The demo agent that connects out to the hub at `url`, while the block runs."""
+    command = [sys.executable, "-m", _STORYTELLER]
+    environ = {**os.environ, "MESHWAY_URL": url}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environ) as child:  # noqa: S603 (our own module)
+        try:
+            yield
+        finally:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.stdin is not None:
+        child.stdin.close()
+    try:
+        child.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
 
 
 def _read_addresses(child: subprocess.Popen[bytes]) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ import meshway.observability.light_structlog  # noqa: F401
 # isort: split
 from meshway import __version__
 from meshway.assembly.run import run_hub
-from meshway.cli.demo import demo_process
+from meshway.cli.demo import demo_process, storyteller_process
 from meshway.cli.failure import Failure
 from meshway.cli.kernel_errors import kernel_failures
 from meshway.settings.load import load_settings
@@ -37,7 +37,7 @@ __all__ = ["command"]
 )
 @click.option("--engine", metavar="ENGINE", help="Where state lives: embedded (default), or nats://... for many hubs.")
 @click.option("--workers", type=int, metavar="N", help="Hub processes on one port; more than one needs a NATS engine.")
-@click.option("--demo", is_flag=True, help="Bring three agents along: echo, countdown, shout.")
+@click.option("--demo", is_flag=True, help="Bring agents along: echo, countdown, shout, storyteller.")
 @click.option(
     "--insecure", is_flag=True, help="Listen beyond this machine without API keys. Everybody may then do everything."
 )
@@ -80,7 +80,7 @@ def command(
         with ExitStack() as stack:
             if settings.demo:
                 settings = _with_agents(settings, stack.enter_context(demo_process()))
-            code = run_hub(settings, on_ready=lambda url: _greet(url, settings))
+            code = run_hub(settings, on_ready=lambda url: _begin(url, settings, stack))
     sys.exit(code)
 
 
@@ -101,6 +101,13 @@ def _with_agents(settings: Settings, urls: Mapping[str, str]) -> Settings:
     return msgspec.structs.replace(settings, agents=settings.agents + demo)
 
 
+def _begin(url: str, settings: Settings, stack: ExitStack) -> None:
+    """Calls are served: what connects out can come."""
+    if settings.demo:
+        stack.enter_context(storyteller_process(url))
+    _greet(url, settings)
+
+
 def _greet(url: str, settings: Settings) -> None:
     """For a person at a terminal; programs read the log."""
     if not sys.stdout.isatty():
@@ -112,4 +119,5 @@ def _greet(url: str, settings: Settings) -> None:
     lines += [f"  docs    {url}/docs", f"  agents  {url}/a2a/AGENT"]
     if settings.demo:
         lines.append('  try     meshway call countdown "from 5" --stream')
+        lines.append('          meshway tasks submit storyteller "a small duck" --follow')
     click.echo("\n".join([*lines, "Ctrl-C stops it; running calls may finish."]))
