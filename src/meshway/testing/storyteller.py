@@ -26,7 +26,7 @@ storyteller = Agent(
 
 
 @storyteller.handler
-async def tell(task: TaskContext) -> AsyncIterator[str]:
+async def _tell(task: TaskContext) -> AsyncIterator[str]:
     """Tells a story about whatever you name."""
     hero = task.text.strip() or await task.ask("Who shall the story be about?")
     for word in _STORY.format(hero=hero).split():
