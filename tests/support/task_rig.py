@@ -5,7 +5,7 @@ plant one with a fault. Gates hold up what the hub writes; `line.is_cut` refuses
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ from meshway.gateway.stop_agents import StopAgents
 from meshway.gateway.submit_task import SubmitTask, Submitted, TaskSubmission
 from meshway.gateway.task_places import TaskPlaces
 from meshway.gateway.watch_tasks import WatchTasks
-from meshway.kernel.errors import EngineUnavailable
+from meshway.kernel.errors import EngineUnavailable, OperationUnsupported, TaskNotCancelable
 from meshway.kernel.ids import AgentId, InstanceId, PrincipalId, TaskId
 from meshway.kernel.metrics import NullMetrics
 from meshway.kernel.operations import AgentOperation
@@ -77,13 +77,20 @@ from meshway.testing.registry_fakes import FakeSecretBox
 __all__ = [
     "ADMIN",
     "ANN",
+    "COMPLETED",
     "COUNTER",
+    "LEASE_MS",
     "PATIENCE_S",
+    "QUESTION",
+    "SETTINGS",
     "Reader",
     "TaskParts",
     "TaskRig",
     "artifact",
+    "asked",
+    "both",
     "open_engine",
+    "outcome_of",
     "status",
     "task_rig",
 ]
@@ -92,6 +99,8 @@ ANN = Principal(PrincipalId("ann"), frozenset({Scope("call")}))
 ADMIN = Principal(PrincipalId("boss"), frozenset({Scope("admin")}))
 COUNTER = AgentId("counter")
 PATIENCE_S = 5.0
+LEASE_MS = 10_000
+SETTINGS = TaskSettings(lease_ms=LEASE_MS, task_timeout_ms=100_000, inbox_ttl_ms=200_000)
 _CARD = CardFacts(
     name="Counter",
     description="",
@@ -464,9 +473,24 @@ class TaskRig:
     async def settle(
         self, handed: HandedTask, action: str, *, delay_ms: int | None = None, reason: str | None = None
     ) -> str:
-        item = TaskSettlementItem(handed.claim.delivery_id, action, delay_ms=delay_ms, reason=reason)
+        return await self.settle_delivery(handed.claim.delivery_id, action, delay_ms=delay_ms, reason=reason)
+
+    async def settle_delivery(
+        self, delivery_id: str, action: str, *, delay_ms: int | None = None, reason: str | None = None
+    ) -> str:
+        item = TaskSettlementItem(delivery_id, action, delay_ms=delay_ms, reason=reason)
         (outcome,) = await self.reporting.settle(COUNTER, [item])
         return outcome
+
+    async def leave(self, instance: str) -> None:
+        """An instance says good-bye."""
+        await self.reporting.release_all(COUNTER, InstanceId(instance))
+
+    def lose_connection(self, instance: str) -> None:
+        """What the hub does when the connection of an instance breaks."""
+        ends_ms = self.clock.monotonic_ms() + self.settings.reconnect_grace_ms
+        for claim in self.claims.held_by(COUNTER, InstanceId(instance)):
+            claim.grace_ends_ms = ends_ms
 
     async def show_hold(self, delivery_id: str, *, instance: str = "one") -> HoldShown:
         """An instance that lost its connection is back."""
@@ -522,3 +546,30 @@ def status(state: TaskState, text: str | None = None) -> dict:
 def artifact(text: str, *, append: bool = True, last: bool = False) -> dict:
     part = {"artifactId": "a", "parts": [{"text": text}]}
     return {"artifactUpdate": {"artifact": part, "append": append, "lastChunk": last}}
+
+
+COMPLETED = status(TaskState.COMPLETED)
+QUESTION = status(TaskState.INPUT_REQUIRED, "how many?")
+
+
+async def asked(rig: TaskRig) -> str:
+    """A task whose agent waits for an answer."""
+    task_id = await rig.submit("begin")
+    reported = await rig.say(await rig.take_one(), QUESTION)
+    assert reported.outcome == "done"
+    await rig.settle_down()
+    return task_id
+
+
+async def both(*calls: Awaitable[object]) -> list[object]:
+    """At the same time; results and errors."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def outcome_of(call: Awaitable[object]) -> object:
+    """Also where it is a refusal."""
+    try:
+        return await call
+    except (TaskNotCancelable, OperationUnsupported) as error:
+        return error

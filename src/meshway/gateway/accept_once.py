@@ -3,15 +3,28 @@
 import asyncio
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from meshway.gateway.accept_task import AcceptTask, TaskRequest
 from meshway.gateway.task_places import TaskPlaces
-from meshway.kernel.errors import EngineUnavailable, MeshwayError
+from meshway.kernel.errors import EngineUnavailable, MeshwayError, StorageFull
 from meshway.kernel.ids import TaskId, new_id
 from meshway.tasks.flights import Begun, Conflicting, Flight, Joined, KeyedRequest, Unknown
 from meshway.tasks.idempotency import IdempotencyKeys, check_idempotency_key, content_digest, dedupe_key
 from meshway.tasks.track import Track
 
 __all__ = ["AcceptOnce", "Accepted", "key_of"]
+
+
+class _Message(msgspec.Struct):
+    messageId: str = ""  # noqa: N815 - the wire's own name
+
+
+class _Task(msgspec.Struct):
+    history: list[_Message] = []
+
+
+_decode_history = msgspec.json.Decoder(_Task).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +69,8 @@ class AcceptOnce:
     async def _act(self, request: TaskRequest, task_id: TaskId, flight: Flight) -> Accepted:
         try:
             track = await self._accept.execute(_with_id(request, task_id))
-        except EngineUnavailable:
-            # It may have been accepted: the task's record will tell.
+        except (EngineUnavailable, StorageFull):
+            # It may have been accepted: the inbox, and then the task's record, will tell.
             self._keys.lose(flight)
             raise
         except MeshwayError as error:
@@ -75,10 +88,22 @@ class AcceptOnce:
         assert joined.task_id is not None
         tasks = self._places.tasks
         owner = await tasks.owners.owner_of(request.agent_id, joined.task_id)
-        if owner is None:
-            # The hub died between the key and the task: nobody has begun it.
+        track = None if owner is None else await tasks.track_of(owner)
+        if track is None or not track.last:
+            # The hub died between the key and the task, or could not write: nobody has begun it.
             return Accepted(await self._accept.execute(_with_id(request, joined.task_id)), is_new=True)
-        return Accepted(await tasks.track_of(owner), is_new=False)
+        if request.terms.task_id is not None and not await self._was_said(track, request.terms.message_id):
+            # The hub died between the key and the turn: the task still waits for this answer.
+            return Accepted(await self._accept.execute(request), is_new=True)
+        return Accepted(track, is_new=False)
+
+    async def _was_said(self, track: Track, message_id: str) -> bool:
+        picture = await self._places.tasks.tracks.picture(track)
+        return message_id in _message_ids(picture.encode())
+
+
+def _message_ids(task: bytes) -> set[str]:
+    return {message.messageId for message in _decode_history(task).history}
 
 
 def key_of(given: str | None, *, message_id: str, digest: str, dedupes: bool) -> str | None:

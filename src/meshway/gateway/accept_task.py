@@ -1,5 +1,6 @@
 """Take a message on as work of the hub's own: a new task in the agent's inbox, or a further turn of one."""
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ from meshway.tasks.track import Track
 from meshway.tasks.values import TaskOwner, TaskParent
 
 __all__ = ["AcceptTask", "TaskRequest"]
+
+
+# Names of contexts that are made of the ids of their first tasks.
+_CONTEXT_NAMES = uuid.UUID("d0c1b9a4-5f0a-4f6e-9a53-5f2f0b2a7c1e")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,9 @@ class AcceptTask:
             above = admitted.chain_above
             now_ms = places.clock.now_ms()
             task_id = request.task_id or TaskId(new_id())
-            context_id = ContextId(terms.context_id or new_id())
+            # What is repeated under a given id must be the same task to the last.
+            own_context = new_id() if request.task_id is None else str(uuid.uuid5(_CONTEXT_NAMES, task_id))
+            context_id = ContextId(terms.context_id or own_context)
             deadlines = [] if request.timeout_ms is None else [now_ms + request.timeout_ms]
             if above is not None and above.deadline_ms is not None:
                 deadlines.append(above.deadline_ms)
@@ -99,7 +106,8 @@ class AcceptTask:
             if item.parent is not None:
                 # Before the task is there: what cancels the parent must find it.
                 await places.children.add(item.parent, item.agent_id, item.task_id)
-            track = await places.tasks.accept(item)
+            accept = places.tasks.accept if request.task_id is None else places.tasks.accept_named
+            track = await accept(item)
         except BaseException:
             admitted.end()
             raise
@@ -142,7 +150,7 @@ class AcceptTask:
             root=owner.root,
         )
         if not await places.tasks.begin_turn(track, item):
-            raise OperationUnsupported(f"Task {owner.task_id!r} has just been answered by somebody else.")
+            raise OperationUnsupported(f"Task {owner.task_id!r} has just been answered by somebody else, or has ended.")
         await self._attach(request, track, after=number)
         return track
 

@@ -120,13 +120,17 @@ class LeaseTasks:
         places = self._places
         item = read_item(lease.message)
         track, owner = await places.tasks.found(item)
+        snapshot = None
+        if item.turn > 1:
+            snapshot = await self._snapshot(track)
+            # Much can have happened meanwhile; from here on nothing is waited for until the claim stands.
+            track, owner = await places.tasks.found(item)
         if track.state.is_terminal or track.turn > item.turn or (track.turn == item.turn and track.state.ends_turn):
             places.tasks.close_turn(lease.delivery_id)
             return None
         if places.stops.is_stopped(item.agent_id):
             # It was waited for since before the stop.
-            places.tasks.change(owner, given_back=owner.given_back + 1)
-            await places.tasks.inbox.retry(lease.delivery_id, at_ms=places.clock.now_ms(), reason="stopped")
+            await self._hold(lease, item)
             return None
         agent = places.agent(item.agent_id)
         now_ms = places.clock.now_ms()
@@ -146,7 +150,6 @@ class LeaseTasks:
             deadline_ms=owner.deadline_ms,
             root=item.root,
         )
-        snapshot = await self._snapshot(track) if item.turn > 1 else None
         # The claim before, if there is one, is over from here on: its word comes too late.
         places.claims.add(claim)
         try:
@@ -158,7 +161,20 @@ class LeaseTasks:
             # Cancelled while it was announced.
             places.tasks.close_turn(lease.delivery_id)
             return None
+        if places.stops.is_stopped(item.agent_id):
+            # Stopped while it was announced: what looked for running tasks may have missed it.
+            places.claims.end(claim)
+            await self._hold(lease, item)
+            return None
         return HandedTask(claim, item, places.settings.lease_ms, self._chain(item, owner), snapshot)
+
+    async def _hold(self, lease: Lease, item: InboxItem) -> None:
+        """Back into the inbox of a stopped agent, as if never taken."""
+        tasks = self._places.tasks
+        owner = await tasks.owners.owner_of(item.agent_id, item.task_id)
+        if owner is not None:
+            tasks.change(owner, given_back=owner.given_back + 1)
+        await tasks.inbox.retry(lease.delivery_id, at_ms=self._places.clock.now_ms(), reason="stopped")
 
     async def _is_given_up(
         self, lease: Lease, item: InboxItem, track: Track, owner: TaskOwner, agent: Agent, now_ms: int
@@ -170,7 +186,7 @@ class LeaseTasks:
             await places.tasks.say(track, TaskState.FAILED, text=ending.reason, metadata={"code": "attempts_used_up"})
             await places.tasks.inbox.bury(lease.delivery_id, reason=ending.reason)
             return True
-        late = item.deadline_ms is not None and now_ms >= item.deadline_ms
+        late = owner.deadline_ms is not None and now_ms >= owner.deadline_ms
         if late or now_ms >= item.expires_at_ms:
             text = "Its time was up before an instance took it." if late else "It waited too long for an instance."
             await places.tasks.say(track, TaskState.FAILED, text=text, metadata={"code": "deadline_exceeded"})

@@ -9,7 +9,7 @@ from typing import Literal
 
 from meshway.gateway.lease_tasks import attempts_max_of
 from meshway.gateway.task_places import TaskPlaces
-from meshway.kernel.errors import AgentNotFound
+from meshway.kernel.errors import AgentNotFound, MeshwayError
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.kernel.retry import GiveUp, RetryAt, RetryPolicy, decide_after_failure
 from meshway.tasks.claims import Claim, parse_delivery_id
@@ -100,7 +100,7 @@ class ReportTasks:
 
     async def _begin(self, agent_id: AgentId, delivery_id: str, items: Sequence[TaskReport]) -> "_Begun":
         claim = await self._live_claim(agent_id, delivery_id)
-        if claim is None:
+        if claim is None or (claim.is_ending and any(item.source > claim.source for item in items)):
             return _Begun(Reported(delivery_id, "stale"))
         track, state, refusal = claim.track, claim.track.state, None
         source = source_before = claim.source
@@ -110,6 +110,9 @@ class ReportTasks:
                 continue
             if item.source != source + 1:
                 refusal = f"report {item.source} does not follow {source}; send those between"
+                break
+            if drafts and state.ends_turn:
+                refusal = f"report {source} has ended the delivery: it is {state.value}"
                 break
             try:
                 checked = check_event(item.body, task_id=track.task_id, context_id=track.context_id, before=state)
@@ -130,9 +133,8 @@ class ReportTasks:
                 )
             )
         outcome = Reported(delivery_id, "refused" if refusal else "done", source, refusal)
-        if not drafts:
-            return _Begun(outcome, claim)
         claim.source = source
+        # Also where there is nothing new: what is confirmed again may still be on its way.
         written = track.append(drafts, at_ms=self._places.clock.now_ms())
         return _Begun(outcome, claim, written, source_before)
 
@@ -142,13 +144,21 @@ class ReportTasks:
             return
         try:
             await written
-        except BaseException:
+        except MeshwayError:
             claim.source = begun.source_before
             raise
-        await self._places.tasks.follow(claim.track)
-        if claim.track.written_state.ends_turn and not claim.is_over:
-            self._places.claims.end(claim)
-            self._places.tasks.close_turn(claim.engine_id)
+        await self.follow(claim)
+
+    async def follow(self, claim: Claim) -> None:
+        """Bring the record up to what was reported; a turn that has ended leaves the inbox.
+
+        Raises: EngineUnavailable.
+        """
+        places = self._places
+        await places.tasks.follow(claim.track)
+        if claim.has_ended:
+            places.claims.end(claim)
+            places.tasks.close_turn(claim.engine_id)
 
     async def _live_claim(self, agent_id: AgentId, delivery_id: str) -> Claim | None:
         """The claim, if it holds at this moment. Raises: EngineUnavailable."""
@@ -171,6 +181,11 @@ class ReportTasks:
                 places.claims.end(claim, "another instance has the task")
                 return None
             claim.source = track.source
+            if claim.has_ended:
+                # Another hub has ended it.
+                places.claims.end(claim, "the task has ended")
+                places.tasks.close_turn(claim.engine_id)
+                return None
         return claim
 
     def _extended(self, claim: Claim) -> None:
@@ -184,7 +199,7 @@ class ReportTasks:
         held = await self._extend(extending)
         outcomes = []
         for claim, item in zip(claims, items, strict=True):
-            if claim is None or claim.is_over:
+            if claim is None or claim.is_over or claim.is_ending:
                 outcomes.append("stale")
             elif item.action == "extend":
                 outcomes.append("done" if claim.engine_id in held else "stale")
@@ -241,7 +256,7 @@ class ReportTasks:
 
     async def _again(self, claim: Claim, *, at_ms: int, reason: str) -> bool:
         places = self._places
-        if claim.is_over:
+        if claim.is_over or claim.is_ending:
             return False
         places.claims.end(claim)
         await self._say_attempt_failed(claim, reason)
@@ -259,7 +274,7 @@ class ReportTasks:
         """Due again at once, and the attempt does not count. False: it was over before. Raises: as `retry`."""
         places = self._places
         owner = await places.tasks.owners.owner_of(claim.agent_id, claim.track.task_id)
-        if claim.is_over:
+        if claim.is_over or claim.is_ending:
             return False
         places.claims.end(claim)
         if owner is not None:
@@ -274,7 +289,7 @@ class ReportTasks:
     async def give_up(self, claim: Claim, reason: str) -> bool:
         """FAILED, and to the agent's dead letters. False: it was over before. Raises: as `retry`."""
         places = self._places
-        if claim.is_over:
+        if claim.is_over or claim.is_ending:
             return False
         places.claims.end(claim)
         await places.tasks.say(claim.track, TaskState.FAILED, text=reason, metadata={"code": "attempts_used_up"})

@@ -31,8 +31,9 @@ from meshway.kernel.errors import (
 )
 from meshway.kernel.ids import AgentId, TaskId, new_id
 from meshway.tasks import event_bodies
-from meshway.tasks.missed_events import missed_events
+from meshway.tasks.missed_events import is_said_again, missed_events, repeats_the_end
 from meshway.tasks.owners import TaskOwners
+from meshway.tasks.picture import TaskPicture
 from meshway.tasks.settings import TaskSettings
 from meshway.tasks.tokens import task_token
 from meshway.tasks.track import Draft, Track
@@ -245,7 +246,7 @@ class TaskPumps:
             before, is_broken = pump.track.last, stream is None
             if stream is not None:
                 try:
-                    await self._read(pump, stream, first)
+                    await self._read(pump, stream, first, is_taken_up=first is None)
                 except UpstreamError as broken:
                     is_broken = True
                     if isinstance(broken, UpstreamBroken):
@@ -266,11 +267,26 @@ class TaskPumps:
                 return
             again = True
 
-    async def _read(self, pump: Pump, stream: AgentStream, first: StreamEvent | None) -> None:
+    async def _read(self, pump: Pump, stream: AgentStream, first: StreamEvent | None, *, is_taken_up: bool) -> None:
         if first is not None:
             await self._take(pump, first)
         async for event in stream.events:
+            if is_taken_up and event.core is not None:
+                is_taken_up = False
+                if await self._was_told(pump, event.core):
+                    continue
             await self._take(pump, event)
+
+    async def _was_told(self, pump: Pump, core: bytes) -> bool:
+        """Whether the first event behind a snapshot was in the snapshot already: agents keep a chunk, then stream it.
+
+        Asked of the agent only where the chunk says what the artifact ends with.
+        """
+        picture = await self._tracks.picture(pump.track)
+        end = repeats_the_end(picture, core)
+        if end is None:
+            return False
+        return not is_said_again(end, TaskPicture.of_task(await self._get(pump.owner)))
 
     async def _take(self, pump: Pump, event: StreamEvent) -> None:
         track, core, seen = pump.track, event.core, event.task
@@ -402,9 +418,12 @@ class TaskPumps:
     async def _recover_one(self, agent_id: AgentId, task_id: TaskId, room: asyncio.Semaphore) -> None:
         try:
             owner = await self._owners.owner_of(agent_id, task_id)
-            if owner is None or (agent_id, task_id) in self._running:
+            if owner is None:
                 return
             track = await self._tracks.open(agent_id, task_id, context_id=owner.context_id or "")
+            if (agent_id, task_id) in self._running:
+                # A client that came back was faster.
+                return
             pump = self._begin(owner, track)
         except MeshwayError as error:
             _log.warning("task_stream_not_recovered", extra={"task": task_id, "reason": error.detail})

@@ -38,17 +38,27 @@ class WatchTasks:
         # None of them ends before this, so most looks need not go through them.
         self._first_end_ms: float = math.inf
         places.tasks.tracks.on_written(self._forget)
+        places.claims.on_end(self._watch_again)
 
     def watch(self, item: InboxItem) -> None:
         """Remember when this turn must have begun."""
         ends_ms = item.expires_at_ms if item.deadline_ms is None else min(item.deadline_ms, item.expires_at_ms)
-        self._waiting[item.agent_id, item.task_id] = ends_ms
+        self._watch_until(item.agent_id, item.task_id, ends_ms)
+
+    def _watch_again(self, claim: Claim) -> None:
+        """Work that has begun is held to its limit also while nobody is there to go on with it."""
+        if claim.deadline_ms is not None and not claim.is_ending:
+            self._watch_until(claim.agent_id, claim.track.task_id, claim.deadline_ms)
+
+    def _watch_until(self, agent_id: AgentId, task_id: TaskId, ends_ms: int) -> None:
+        self._waiting[agent_id, task_id] = ends_ms
         self._first_end_ms = min(self._first_end_ms, ends_ms)
 
     def _forget(self, track: Track, events: Sequence[TaskEvent]) -> None:
         """Who works on it is held to its own limit."""
-        if track.written_state is not TaskState.SUBMITTED:
-            self._waiting.pop((track.agent_id, track.task_id), None)
+        key = (track.agent_id, track.task_id)
+        if track.written_state.ends_turn or self._places.claims.of_task(*key) is not None:
+            self._waiting.pop(key, None)
 
     async def run(self) -> None:
         """Look after all for ever."""
@@ -78,7 +88,10 @@ class WatchTasks:
 
     async def _look_at(self, claim: Claim, now_ms: int, monotonic_ms: float) -> None:
         places = self._places
-        if claim.deadline_ms is not None and claim.deadline_ms <= now_ms:
+        if claim.is_ending:
+            # Who reported it ends the claim, unless its connection broke before it was written.
+            await self._reports.follow(claim)
+        elif claim.deadline_ms is not None and claim.deadline_ms <= now_ms:
             await self._fail(claim)
         elif claim.grace_ends_ms is not None and claim.grace_ends_ms <= monotonic_ms:
             _log.warning("instance_did_not_come_back", extra=_facts(claim))
@@ -108,10 +121,14 @@ class WatchTasks:
         if owner is None or owner.state.is_terminal:
             return
         track = await places.tasks.track_of(owner)
-        if track.state is not TaskState.SUBMITTED:
+        if not track.last:
+            # Its first event could not be written when it was accepted.
+            await self._recover_inbox(agent_id)
+        if not track.last or track.state.ends_turn or places.claims.of_task(agent_id, task_id) is not None:
             return
         text = "No instance of the agent took it in time."
         await places.tasks.say(track, TaskState.FAILED, text=text, metadata={"code": "deadline_exceeded"})
+        await self._cancel.cancel_children(owner, reason="what asked for it ran out of time")
 
     async def recover(self) -> None:
         """At a start: make good what a crash has left undone in the inboxes, and remember what waits there."""
@@ -133,8 +150,10 @@ class WatchTasks:
             for message in page:
                 try:
                     item = read_item(message)
-                    await self._places.tasks.found(item)
+                    _, owner = await self._places.tasks.found(item)
                     self.watch(item)
+                    if owner.state is TaskState.WORKING and owner.deadline_ms is not None:
+                        self._watch_until(item.agent_id, item.task_id, owner.deadline_ms)
                 except StoreCorrupt as error:
                     _log.error("inbox_message_unreadable", extra={"agent": agent_id, "reason": error.detail})
                 except MeshwayError as error:

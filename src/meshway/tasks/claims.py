@@ -70,6 +70,17 @@ class Claim:
     is_over: bool = False
 
     @property
+    def is_ending(self) -> bool:
+        """What ends the turn is written, or on its way: nothing may be said before it, and nobody else ends it."""
+        track = self.track
+        return not track.is_broken and (track.turn > self.turn or track.state.ends_turn)
+
+    @property
+    def has_ended(self) -> bool:
+        """What ends the turn is written."""
+        return self.is_ending and (self.track.turn > self.turn or self.track.written_state.ends_turn)
+
+    @property
     def own_root(self) -> TaskParent:
         """Where what this work costs is counted."""
         return self.root or TaskParent(agent_id=self.agent_id, task_id=self.track.task_id)
@@ -81,9 +92,14 @@ class Claims:
     def __init__(self) -> None:
         self._by_delivery: dict[str, Claim] = {}
         self._by_task: dict[tuple[AgentId, TaskId], Claim] = {}
+        self._listeners: list[Callable[[Claim], None]] = []
 
     def __len__(self) -> int:
         return len(self._by_delivery)
+
+    def on_end(self, listener: Callable[[Claim], None]) -> None:
+        """Call `listener` with each claim that ended, whatever ended it. For life."""
+        self._listeners.append(listener)
 
     def all(self) -> Iterable[Claim]:
         """A copy: claims may end while it is gone through."""
@@ -124,5 +140,7 @@ class Claims:
         self._by_delivery.pop(claim.delivery_id, None)
         if self._by_task.get((claim.agent_id, claim.track.task_id)) is claim:
             del self._by_task[claim.agent_id, claim.track.task_id]
+        for listener in self._listeners:
+            listener(claim)
         if reason is not None:
             claim.told(claim, reason)

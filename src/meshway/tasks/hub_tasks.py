@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import msgspec
 
 from meshway.kernel.clock import Clock
+from meshway.kernel.errors import EngineUnavailable
 from meshway.kernel.ids import AgentId, InstanceId, TaskId, new_id
 from meshway.tasks import event_bodies
 from meshway.tasks.inbox import Inbox, InboxItem
+from meshway.tasks.lifecycle import may_move
 from meshway.tasks.owners import TaskOwners
 from meshway.tasks.track import Draft, Track
 from meshway.tasks.tracks import TaskTracks
@@ -43,18 +45,36 @@ class HubTasks:
         track = self.tracks.new(item.agent_id, item.task_id, context_id=item.context_id)
         track.pins += 1
         try:
-            await self.inbox.put(item)
+            await self.inbox.put(item, is_repeatable=False)
             await self._open_turn(track, item)
         finally:
             track.pins -= 1
         return track
 
+    async def accept_named(self, item: InboxItem) -> Track:
+        """The same for a task whose id was given: an earlier call for it may have come any part of the way.
+
+        Raises: as `accept`.
+        """
+        await self.inbox.put(item, is_repeatable=True)
+        track, _ = await self.found(item)
+        # Who was faster may still be writing it.
+        await track.append([], at_ms=item.created_at_ms)
+        return track
+
     async def begin_turn(self, track: Track, item: InboxItem) -> bool:
-        """Take on a further turn; False: somebody else has begun the same one. Raises: as `accept`."""
-        if not await self.inbox.put(item):
-            return False
-        await self._open_turn(track, item)
-        return True
+        """Take on a further turn; False: somebody else has begun the same one, or ended the task.
+
+        Raises: as `accept`.
+        """
+        track.pins += 1
+        try:
+            if not await self.inbox.put(item, is_repeatable=True):
+                return False
+            await self._open_turn(track, item)
+        finally:
+            track.pins -= 1
+        return track.turn >= item.turn
 
     async def found(self, item: InboxItem) -> tuple[Track, TaskOwner]:
         """Track and record of a turn that lies in an inbox, made good. Raises: StorageFull, EngineUnavailable."""
@@ -71,10 +91,10 @@ class HubTasks:
 
     async def _open_turn(self, track: Track, item: InboxItem) -> None:
         """The event that begins the turn, and the record, unless they are there: whoever comes first writes them."""
-        if track.last and track.turn >= item.turn:
+        if not _opens(track, item):
             return
         owner = await self.owners.owner_of(item.agent_id, item.task_id) if item.turn > 1 else None
-        if track.last and track.turn >= item.turn:
+        if not _opens(track, item):
             return
         draft = Draft(body=bytes(item.opening), state=TaskState.SUBMITTED, turn=item.turn)
         written = track.append([draft], at_ms=item.created_at_ms)
@@ -82,7 +102,8 @@ class HubTasks:
             self._closer.keep(_owner_of(item))
         else:
             begun = {"state": TaskState.SUBMITTED, "status_at_ms": item.created_at_ms, "turn": item.turn}
-            self._closer.keep(msgspec.structs.replace(owner, **begun, deadline_ms=item.deadline_ms))
+            # Attempts are counted in each turn anew, and so is what was given back.
+            self._closer.keep(msgspec.structs.replace(owner, **begun, deadline_ms=item.deadline_ms, given_back=0))
         await written
 
     async def append(self, track: Track, drafts: Sequence[Draft], *, instance_id: InstanceId | None = None) -> None:
@@ -103,8 +124,15 @@ class HubTasks:
 
     async def say(
         self, track: Track, state: TaskState, *, text: str | None = None, metadata: dict[str, object] | None = None
-    ) -> None:
-        """The hub's own word about a task. Raises: StorageFull, EngineUnavailable."""
+    ) -> bool:
+        """The hub's own word about a task; False: the task may not move so any more, and nothing was said.
+
+        Raises: StorageFull, EngineUnavailable.
+        """
+        if not track.last and not track.is_broken:
+            raise EngineUnavailable("The task was accepted, but its first event is not written yet; try again.")
+        if not track.is_broken and not may_move(track.state, state):
+            return False
         body = event_bodies.status(
             track.task_id,
             track.context_id,
@@ -115,6 +143,7 @@ class HubTasks:
             metadata=metadata,
         )
         await self.append(track, [self.draft(track, body, state)])
+        return True
 
     def draft(self, track: Track, body: bytes, state: TaskState) -> Draft:
         """The hub's word in the course of the present attempt, which goes on or ends with it."""
@@ -140,6 +169,11 @@ class HubTasks:
         if owner.state is track.written_state:
             return owner
         return msgspec.structs.replace(owner, state=track.written_state, status_at_ms=self._clock.now_ms())
+
+
+def _opens(track: Track, item: InboxItem) -> bool:
+    """Whether the turn has yet to begin, and may: a task that was cancelled meanwhile has no further turn."""
+    return not track.last or (track.turn < item.turn and not track.state.is_terminal)
 
 
 def _owner_of(item: InboxItem) -> TaskOwner:

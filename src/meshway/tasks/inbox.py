@@ -39,8 +39,9 @@ __all__ = ["Inbox", "InboxItem", "read_item"]
 _ROUNDS_MAX = 16
 # What a caller of a full inbox is told to wait: some seconds of work.
 _FULL_RETRY_AFTER_MS = 5_000
-# The hub ends what has expired, with an event; the engine's own expiry only sweeps up behind it.
-_EXPIRY_MARGIN_MS = 60_000
+# The hub ends what has expired, with an event, also after it was away over a long weekend; the engine's own expiry only
+# sweeps up behind it.
+_EXPIRY_MARGIN_MS = 4 * 86_400_000
 
 
 class InboxItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,8 +100,11 @@ class Inbox:
         """Call `listener` with each turn that was kept. For life."""
         self._listeners.append(listener)
 
-    async def put(self, item: InboxItem) -> bool:
-        """Keep it durably; False: this turn of the task was there before. Raises: InboxFull, StorageFull."""
+    async def put(self, item: InboxItem, *, is_repeatable: bool) -> bool:
+        """Keep it durably; False: this turn of the task was there before. Raises: InboxFull, StorageFull.
+
+        `is_repeatable` False: the task's id was made for this call, so nobody can have put it before.
+        """
         await self._configure(item.agent_id)
         append = QueueAppend(
             queue=inbox_name(item.agent_id),
@@ -108,8 +112,7 @@ class Inbox:
             data=_encode(item),
             priority=Priority.NORMAL,
             expires_at_ms=item.expires_at_ms + _EXPIRY_MARGIN_MS,
-            # Only further turns can be asked for twice: the id of a new task was made for this call.
-            is_repeatable=item.turn > 1,
+            is_repeatable=is_repeatable,
         )
         outcome: QueueOutcome = Undecided(reason="")
         for _ in range(_ROUNDS_MAX):

@@ -1,13 +1,14 @@
 """What was missed while a stream of an agent was broken, told from the task as the agent shows it afterwards. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
 from meshway.tasks.event_bodies import artifact_chunk, status_update
 from meshway.tasks.picture import PicturedArtifact, TaskPicture
 
-__all__ = ["missed_events"]
+__all__ = ["RepeatedEnd", "is_said_again", "missed_events", "repeats_the_end"]
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.Decoder().decode
@@ -86,6 +87,56 @@ def _merged(parts: Sequence[msgspec.Raw]) -> list[object]:
     if run:
         merged.append(_Text("".join(run)))
     return merged
+
+
+_NO_NAME = msgspec.Raw(b'""')
+
+
+class _Chunk(msgspec.Struct):
+    artifact: dict[str, msgspec.Raw]
+    append: bool | None = None
+
+
+class _ChunkEvent(msgspec.Struct):
+    artifactUpdate: _Chunk | None = None  # noqa: N815 - the wire's own name
+
+
+_decode_chunk = msgspec.json.Decoder(_ChunkEvent).decode
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedEnd:
+    """A chunk that says what an artifact ends with already: said twice, or said again."""
+
+    artifact_id: str
+    # How many parts the artifact has without it.
+    known: int
+    chunk: Sequence[bytes]
+
+
+def repeats_the_end(picture: TaskPicture, event: bytes) -> RepeatedEnd | None:
+    """Whether this event adds to an artifact once more what it ends with; None: it adds something else.
+
+    Between an agent's snapshot and the stream behind it the same chunk may stand in both.
+    """
+    update = _decode_chunk(event).artifactUpdate
+    if update is None or not update.append:
+        return None
+    chunk = PicturedArtifact(dict(update.artifact))
+    name = _canonical(chunk.fields.get("artifactId", _NO_NAME))
+    for artifact_id, known in picture.artifacts.items():
+        if _canonical(known.fields.get("artifactId", _NO_NAME)) == name:
+            told = _substances(chunk.parts)
+            is_same = bool(told) and _substances(known.parts[-len(told) :]) == told
+            return RepeatedEnd(artifact_id, len(known.parts), told) if is_same else None
+    return None
+
+
+def is_said_again(end: RepeatedEnd, present: TaskPicture) -> bool:
+    """Whether the agent's own task, as it is by now, has the chunk a second time where it would stand."""
+    artifact = present.artifacts.get(end.artifact_id)
+    parts = [] if artifact is None else artifact.parts
+    return _substances(parts[end.known : end.known + len(end.chunk)]) == list(end.chunk)
 
 
 def _substances(parts: Sequence[msgspec.Raw]) -> list[bytes]:

@@ -129,21 +129,22 @@ class Track:
     # Writing
 
     def append(self, drafts: Sequence[Draft], *, at_ms: int) -> "asyncio.Future[None]":
-        """Number these and have them written; the future is done when the last of them is.
+        """Number these and have them written; the future is done when the last of them is. Without any: when all is.
 
         Raises through the future: StorageFull, EngineUnavailable; then none of those not yet written is kept, nor what
         was appended after them.
         """
         written = asyncio.get_running_loop().create_future()
-        if self._failure is not None or not drafts:
-            if self._failure is not None:
-                _fail(written, self._failure)
-            else:
-                written.set_result(None)
+        if self._failure is not None:
+            _fail(written, self._failure)
+            return written
+        if not drafts and not self._pending:
+            written.set_result(None)
             return written
         pending = [self._numbered(draft, at_ms) for draft in drafts]
         self._pending.append((self.last, written))
-        self._writer.add(pending)
+        if pending:
+            self._writer.add(pending)
         return written
 
     def append_stream(self, draft: Draft, *, at_ms: int) -> None:

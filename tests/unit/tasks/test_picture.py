@@ -7,7 +7,7 @@ from a2a.types import a2a_pb2
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from meshway.tasks import event_bodies
-from meshway.tasks.missed_events import missed_events
+from meshway.tasks.missed_events import is_said_again, missed_events, repeats_the_end
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.values import TaskState
 
@@ -267,3 +267,27 @@ def test_nothing_follows_the_end_of_a_task():
 def test_an_answer_that_is_no_task_is_not_mistaken_for_one(task):
     with pytest.raises(msgspec.DecodeError):
         missed_events(TaskPicture.of(KNOWN), task, task_id="t")
+
+
+CHUNKED = [
+    b'{"task":{"id":"t","contextId":"c","status":{"state":"TASK_STATE_WORKING"}}}',
+    b'{"artifactUpdate":{"taskId":"t","contextId":"c","artifact":{"artifactId":"a","parts":[{"text":"0 "}]}}}',
+]
+AGAIN = b'{"artifactUpdate":{"append":true,"artifact":{"parts":[ {"text":"0 "} ],"artifactId":"a"}}}'
+
+
+@pytest.mark.parametrize(
+    ("present", "said_again"),
+    [(["0 "], False), (["0 ", "1 "], False), (["0 ", "0 "], True), (["0 ", "0 ", "1 "], True)],
+)
+def test_chunk_that_stands_in_the_snapshot_and_in_the_stream_is_told_from_one_that_is_said_twice(present, said_again):
+    end = repeats_the_end(TaskPicture.of(CHUNKED), AGAIN)
+    assert end is not None
+    task = {"id": "t", "artifacts": [{"artifactId": "a", "parts": [{"text": text} for text in present]}]}
+    assert is_said_again(end, TaskPicture.of_task(msgspec.json.encode(task))) is said_again
+
+
+def test_chunk_that_says_something_new_repeats_nothing():
+    assert repeats_the_end(TaskPicture.of(CHUNKED), AGAIN.replace(b"0 ", b"1 ")) is None
+    assert repeats_the_end(TaskPicture.of(CHUNKED[:1]), AGAIN) is None
+    assert repeats_the_end(TaskPicture.of(CHUNKED), AGAIN.replace(b"true", b"false")) is None

@@ -306,9 +306,10 @@ class Missed(msgspec.Struct, kw_only=True, tag="missed", tag_field="type"):
 
 
 class Delivery(msgspec.Struct, kw_only=True):
-    """One hand-out; `attempt` counts from 1."""
+    """One hand-out; `attempt` counts from 1.
 
-    """One hand-out. `lease_ms` is what is left until `lease_until`, for workers whose clocks differ from the hub's."""
+    `lease_ms` is what is left until `lease_until`, for workers whose clocks differ from the hub's.
+    """
 
     delivery_id: str
     attempt: int
