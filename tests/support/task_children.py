@@ -1,11 +1,12 @@
 """Agents in processes of their own, for tests that kill: `pull NAME` connects out, `push PORT` is a stock A2A server.
 
 Both take `<chunks> <seconds between them>` as the message, and say `0 1 2 ...`, a chunk each; with a third word,
-`signed`, `pull` puts its attempt before each number. They print READY. Where TASK_JOURNAL names a file, `pull` writes down
-there what its handler does.
+`signed`, `pull` puts its attempt before each number. They print READY. Where TASK_JOURNAL names a file, `pull` writes
+down there what its handler and the SDK do.
 """
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -89,9 +90,20 @@ def _push(port: int) -> None:
     uvicorn.Server(config).run()
 
 
+class _Journaled(logging.Handler):
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._journal.write(record.getMessage())
+
+
 def _pull(name: str) -> None:
     agent = Agent(name, description="Says numbers.", capacity=1_000)
     journal = Journal(Path(os.environ.get("TASK_JOURNAL", os.devnull)))
+    logging.getLogger("meshway").setLevel(logging.INFO)
+    logging.getLogger("meshway").addHandler(_Journaled(journal))
 
     @agent.handler
     async def say(task: TaskContext) -> AsyncIterator[str]:

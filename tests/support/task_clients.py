@@ -118,12 +118,12 @@ class StockFollower:
             self._note_task(event.task)
         elif event.HasField("artifact_update"):
             update = event.artifact_update
-            self.events.append(SnapshotEvent("artifact", get_artifact_text(update.artifact), append=update.append))
+            self.events.append(SnapshotEvent("artifact", get_artifact_text(update.artifact, ""), append=update.append))
         elif event.HasField("status_update"):
             state = TaskState.Name(event.status_update.status.state)
             self.events.append(SnapshotEvent("status", state=state))
 
     def _note_task(self, task: Task) -> None:
         self.task_id = task.id
-        text = "".join(get_artifact_text(artifact) for artifact in task.artifacts)
+        text = "".join(get_artifact_text(artifact, "") for artifact in task.artifacts)
         self.events.append(SnapshotEvent("task", text, state=TaskState.Name(task.status.state)))
