@@ -73,7 +73,7 @@ def build_asyncapi(*, version: str) -> JsonObject:
     return {
         "asyncapi": "3.0.0",
         "info": {
-            "title": "Meshway messaging over WebSocket",
+            "title": "Meshway messaging and tasks over WebSocket",
             "version": version,
             "description": _description(),
             "license": {"name": "Apache-2.0"},
@@ -94,7 +94,7 @@ def build_asyncapi(*, version: str) -> JsonObject:
         "channels": {
             "link": {
                 "address": "/v1/ws",
-                "summary": "One connection for subscribers, consumers, responders and callers.",
+                "summary": "One connection for subscribers, consumers, responders, callers and instances of agents.",
                 "servers": [{"$ref": "#/servers/hub"}],
                 "messages": {_tag(frame): {"$ref": f"#/components/messages/{_tag(frame)}"} for frame in spoken},
                 "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
