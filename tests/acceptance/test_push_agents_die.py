@@ -153,17 +153,37 @@ async def test_durable_work_waits_for_an_agent_that_is_down_and_each_attempt_is_
     task = answer["result"]["task"]
     assert task["status"]["state"] == "TASK_STATE_SUBMITTED"
     async with running_agent(agent):
-        for _ in range(300):
-            _, _, now = await asyncio.to_thread(hub.request, "GET", f"/v1/tasks/{task['id']}")
-            if now["status"]["state"] == DONE:
-                break
-            await asyncio.sleep(0.05)
+        now = await until_done(hub, task["id"], within_s=15)
     assert now["status"]["state"] == DONE, now
     tries = sends(agent)
     assert len(tries) == 2
     assert len({each.json["params"]["message"]["messageId"] for each in tries}) == 1
     assert len({each.headers["idempotency-key"] for each in tries}) == 1
     await asyncio.to_thread(hub.request, "DELETE", f"/v1/agents/{agent.id}")
+
+
+async def test_an_agent_that_is_away_for_long_uses_up_no_attempts(hub: HubProcess) -> None:
+    agent = raw_agent(BreakingAnswers())
+    async with running_agent(agent):
+        await asyncio.to_thread(hub.register, agent.id, agent.url, settings={"delivery": "durable", "attempts_max": 1})
+    call = rpc("SendMessage", send_params() | {"configuration": {"returnImmediately": True}})
+    _, _, answer = await asyncio.to_thread(hub.request, "POST", f"/a2a/{agent.id}", call, headers=V10)
+    # Longer than the hub waits at an idle inbox, and than the first pauses between attempts.
+    await asyncio.sleep(6)
+    async with running_agent(agent):
+        now = await until_done(hub, answer["result"]["task"]["id"], within_s=20)
+    assert now["status"]["state"] == DONE, now
+    await asyncio.to_thread(hub.request, "DELETE", f"/v1/agents/{agent.id}")
+
+
+async def until_done(hub: HubProcess, task: str, *, within_s: float) -> dict:
+    for _ in range(int(within_s / 0.05)):
+        _, _, now = await asyncio.to_thread(hub.request, "GET", f"/v1/tasks/{task}")
+        assert isinstance(now, dict)
+        if now["status"]["state"] == DONE:
+            break
+        await asyncio.sleep(0.05)
+    return now
 
 
 class BreakingAnswers:

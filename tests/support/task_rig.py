@@ -17,13 +17,6 @@ from meshway.engine.embedded import EmbeddedEngine, EmbeddedSettings, open_embed
 from meshway.engine.ports import (
     FromSequence,
     Log,
-    LogAppend,
-    LogEntry,
-    LogOutcome,
-    LogStart,
-    Queue,
-    QueueAppend,
-    QueueOutcome,
 )
 from meshway.gateway.accept_once import AcceptOnce
 from meshway.gateway.accept_task import AcceptTask
@@ -46,7 +39,7 @@ from meshway.gateway.stop_agents import StopAgents
 from meshway.gateway.submit_task import SubmitTask, Submitted, TaskSubmission
 from meshway.gateway.task_places import TaskPlaces
 from meshway.gateway.watch_tasks import WatchTasks
-from meshway.kernel.errors import EngineUnavailable, OperationUnsupported, TaskNotCancelable
+from meshway.kernel.errors import OperationUnsupported, TaskNotCancelable
 from meshway.kernel.ids import AgentId, InstanceId, PrincipalId, TaskId
 from meshway.kernel.metrics import NullMetrics
 from meshway.kernel.operations import AgentOperation
@@ -73,6 +66,7 @@ from meshway.tasks.turn_closer import TurnCloser
 from meshway.tasks.values import TaskEvent, TaskState
 from meshway.testing.clock import ManualClock
 from meshway.testing.registry_fakes import FakeSecretBox
+from support.gates import InboxLine, Line
 
 __all__ = [
     "ADMIN",
@@ -128,68 +122,6 @@ class TaskParts:
     lease: type[LeaseTasks] = LeaseTasks
     report: type[ReportTasks] = ReportTasks
     watch: type[WatchTasks] = WatchTasks
-
-
-class Gate:
-    """Where calls can be held up. Open at first."""
-
-    def __init__(self) -> None:
-        self._open = asyncio.Event()
-        self._open.set()
-        self._reached = asyncio.Event()
-
-    def close(self) -> None:
-        self._reached.clear()
-        self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def reached(self) -> None:
-        """Until somebody stands before it."""
-        async with asyncio.timeout(PATIENCE_S):
-            await self._reached.wait()
-
-    async def through(self) -> None:
-        if not self._open.is_set():
-            self._reached.set()
-            await self._open.wait()
-
-
-class Line:
-    """A Log that can be cut off (then nothing is written, and who tries hears of it) or held up."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self.is_cut = False
-        self.before_write, self.after_write, self.before_read = Gate(), Gate(), Gate()
-
-    async def append(self, entries: Sequence[LogAppend]) -> Sequence[LogOutcome]:
-        if self.is_cut:
-            raise EngineUnavailable("The line is cut.")
-        await self.before_write.through()
-        outcomes = await self._log.append(entries)
-        await self.after_write.through()
-        return outcomes
-
-    async def read(self, subject: str, start: LogStart, *, limit: int = 500) -> Sequence[LogEntry]:
-        await self.before_read.through()
-        return await self._log.read(subject, start, limit=limit)
-
-
-class InboxLine:
-    """A Queue whose appends can be held up."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self.before_put, self.after_put = Gate(), Gate()
-        self.lease, self.settle, self.peek, self.depth = queue.lease, queue.settle, queue.peek, queue.depth
-
-    async def append(self, messages: Sequence[QueueAppend]) -> Sequence[QueueOutcome]:
-        await self.before_put.through()
-        outcomes = await self._queue.append(messages)
-        await self.after_put.through()
-        return outcomes
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,8 +126,8 @@ class _Attempts:
             case CallError(rpc_code=code) if code == _NOTHING_FOLLOWS and self._position.has_events:
                 return True
             case HubError() as refusal:
-                is_first = self._count == 1
-                if is_first or not (is_passing(refusal) or refusal.code in _PASSING_CODES):
+                was_refused = self._count == 1 and not self._has_progressed
+                if was_refused or not (is_passing(refusal) or refusal.code in _PASSING_CODES):
                     raise refusal
                 return False
             case HubUnreachable():

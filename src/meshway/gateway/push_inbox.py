@@ -9,7 +9,7 @@ from meshway.gateway.lease_tasks import HandedTask, LeaseTasks
 from meshway.gateway.push_attempt import PushAttempt
 from meshway.gateway.report_tasks import ReportTasks, TaskSettlementItem
 from meshway.gateway.task_places import TaskPlaces
-from meshway.kernel.errors import CallerError, MeshwayError
+from meshway.kernel.errors import CallerError, MeshwayError, UpstreamUnreachable
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.tasks.claims import Claim
 from meshway.tasks.inbox import InboxItem
@@ -87,12 +87,22 @@ class PushInbox:
                         task = group.create_task(self._attempt(each))
                         running.add(task)
                         task.add_done_callback(running.discard)
-                    if not handed and not running and agent_id not in self._woken:
+                    if not handed and not running and not await self._is_needed(agent_id):
                         return
         finally:
             self._working.discard(agent_id)
             if agent_id in self._woken:
                 self._wake.set()
+
+    async def _is_needed(self, agent_id: AgentId) -> bool:
+        """Whether something was put in meanwhile, or waits for its next attempt or for the end of a stop."""
+        if agent_id in self._woken:
+            return True
+        try:
+            depth = await self._places.tasks.inbox.depth(agent_id)
+        except MeshwayError:
+            return True
+        return depth.waiting + depth.held + depth.delayed > 0
 
     async def _take(self, agent_id: AgentId, count: int) -> list[HandedTask]:
         self._woken.discard(agent_id)
@@ -129,6 +139,8 @@ class PushInbox:
         except CallerError as error:
             # The agent refuses it, or cannot do it: asking again gives the same answer.
             await self._settle(claim, "fail", error.detail)
+        except UpstreamUnreachable as error:
+            await self._postpone(claim, error)
         except MeshwayError as error:
             await self._settle(claim, "retry", error.detail)
         except Exception as error:  # noqa: BLE001  the boundary of an attempt: others go on
@@ -170,6 +182,11 @@ class PushInbox:
             await self._reports.settle(claim.agent_id, [item])
         except MeshwayError as error:
             _log.warning("durable_attempt_not_settled", extra={"agent": claim.agent_id, "reason": error.detail})
+
+    async def _postpone(self, claim: Claim, error: UpstreamUnreachable) -> None:
+        """An agent that is away has failed at nothing: what waits for it is bounded by the inbox, not by attempts."""
+        with contextlib.suppress(MeshwayError):
+            await self._reports.postpone(claim, reason=error.detail)
 
     async def _cancel(self, attempt: PushAttempt) -> None:
         with contextlib.suppress(MeshwayError, TimeoutError):

@@ -272,6 +272,14 @@ class ReportTasks:
 
     async def release(self, claim: Claim, *, reason: str) -> bool:
         """Due again at once, and the attempt does not count. False: it was over before. Raises: as `retry`."""
+        return await self._give_back(claim, reason, delay_ms=0)
+
+    async def postpone(self, claim: Claim, *, reason: str) -> bool:
+        """As `release`, but due after the back-off."""
+        policy = RetryPolicy(self._attempts_max(claim), _BACKOFF_INITIAL_MS, _BACKOFF_MAX_MS)
+        return await self._give_back(claim, reason, delay_ms=policy.backoff_ms(claim.attempt, self._chance()))
+
+    async def _give_back(self, claim: Claim, reason: str, *, delay_ms: int) -> bool:
         places = self._places
         owner = await places.tasks.owners.owner_of(claim.agent_id, claim.track.task_id)
         if claim.is_over or claim.is_ending:
@@ -279,7 +287,8 @@ class ReportTasks:
         places.claims.end(claim)
         if owner is not None:
             places.tasks.change(owner, given_back=owner.given_back + 1)
-        return await places.tasks.inbox.retry(claim.engine_id, at_ms=places.clock.now_ms(), reason=reason)
+        at_ms = places.clock.now_ms() + delay_ms
+        return await places.tasks.inbox.retry(claim.engine_id, at_ms=at_ms, reason=reason)
 
     async def release_all(self, agent_id: AgentId, instance_id: InstanceId) -> None:
         """The instance leaves: everything it holds is due again. Raises: as `retry`."""

@@ -93,6 +93,9 @@ class WatchTasks:
             await self._reports.follow(claim)
         elif claim.deadline_ms is not None and claim.deadline_ms <= now_ms:
             await self._fail(claim)
+        elif places.admission.is_draining:
+            # It was this hub that closed the connection; the next one gives each lease that it finds its full time.
+            return
         elif claim.grace_ends_ms is not None and claim.grace_ends_ms <= monotonic_ms:
             _log.warning("instance_did_not_come_back", extra=_facts(claim))
             await self._reports.lost(claim, reason=f"instance {claim.instance_id} lost its connection")

@@ -11,6 +11,7 @@ import msgspec
 
 from meshway.engine.ports import Appended, Log, LogAppend, LogEntry, LogOutcome, Undecided
 from meshway.kernel.errors import EngineUnavailable, MeshwayError
+from meshway.kernel.ids import new_id
 from meshway.tasks.values import TaskEvent, TaskState
 
 __all__ = ["EventWriter", "Overtaken", "PendingEvent", "event_of_entry", "header_of"]
@@ -18,6 +19,8 @@ __all__ = ["EventWriter", "Overtaken", "PendingEvent", "event_of_entry", "header
 # One write of the store; more only makes those wait who came first.
 _BATCH_MAX = 1_000
 _ROUNDS_MAX = 16
+# Of a random id: two hubs that share them, at the same event of the same task, are not to be expected.
+_NAME_CHARACTERS = 8
 # How long events that nobody waits for gather: a write costs as much as ten events, and no reader sees so little.
 _GATHER_S = 0.004
 # The one header of an entry: `<state> <turn> <attempt> <source> <instance>`.
@@ -38,6 +41,8 @@ class EventWriter:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        # Two hubs may say different things under the same number: the store must not take one for the other.
+        self.name = new_id()[:_NAME_CHARACTERS]
         self._waiting: list[PendingEvent] = []
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -60,6 +65,14 @@ class EventWriter:
     def _gathered(self) -> None:
         self._timer = None
         self._work.set()
+
+    def drop(self, subject: str, error: MeshwayError) -> None:
+        """What waits for this task follows an event that was not written: it is not written either."""
+        dropped = [pending for pending in self._waiting if pending.entry.subject == subject]
+        if dropped:
+            self._waiting = [pending for pending in self._waiting if pending.entry.subject != subject]
+        for pending in dropped:
+            pending.settled(pending, error)
 
     async def run(self) -> None:
         """Write for ever."""

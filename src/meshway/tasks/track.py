@@ -173,7 +173,7 @@ class Track:
         self.turn, self.attempt, self.source, self.instance = draft.turn, draft.attempt, draft.source, draft.instance
         entry = LogAppend(
             subject=self._subject,
-            message_id=f"{draft.turn}.{draft.attempt}.{draft.source}.{number}",
+            message_id=f"{self._writer.name}.{number}",
             data=draft.body,
             headers=header_of(event),
             expected_last=number - 1,
@@ -193,6 +193,8 @@ class Track:
                 listener(self, (event,))
         elif self._failure is None:
             self._failure = error
+            if error is not None:
+                self._writer.drop(self._subject, error)
         while self._pending and self._pending[0][0] <= event.number:
             _, written = self._pending.popleft()
             if written.done():
