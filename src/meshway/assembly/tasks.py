@@ -35,6 +35,7 @@ from meshway.gateway.show_task import ShowTask
 from meshway.gateway.stop_agents import StopAgents
 from meshway.gateway.submit_task import SubmitTask
 from meshway.gateway.sweep_tasks import SweepTasks
+from meshway.gateway.take_push_config import TakePushConfig
 from meshway.gateway.task_places import TaskPlaces
 from meshway.gateway.task_pumps import TaskPumps
 from meshway.gateway.task_use_cases import TaskUseCases
@@ -303,6 +304,7 @@ def _calls(ground: TaskGround, kept: _Kept, places: TaskPlaces, work: _Work, rel
         guard=places.guard,
     )
     relay_call = RelayCall(relay_places, clock=ground.clock, settings=ground.settings.gateway)
+    once = CallOnce(relay_call, relay.recorded, work.keys, places)
     return CallPlaces(
         directory=registry.directory,
         owners=kept.owners,
@@ -310,7 +312,8 @@ def _calls(ground: TaskGround, kept: _Kept, places: TaskPlaces, work: _Work, rel
         admission=registry.admission,
         stops=kept.stops,
         inbox=InboxCalls(places, accept=work.accept, cancel=work.cancel),
-        once=CallOnce(relay_call, relay.recorded, work.keys, places),
+        sending=TakePushConfig(once, relay.recorded, work.push_configs, owners=kept.owners, tracks=kept.tracks),
+        once=once,
         recorded=relay.recorded,
         push_configs=work.push_configs,
     )

@@ -88,6 +88,9 @@ class _NoReader:
     def push_config(self) -> bytes:
         raise AssertionError
 
+    def without_push_config(self) -> object:
+        raise AssertionError
+
 
 _NO_READER: CallReader = _NoReader()
 

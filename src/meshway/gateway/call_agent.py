@@ -9,6 +9,7 @@ from meshway.gateway.manage_push_configs import ManagePushConfigs
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, CoreReply, TaskStream
 from meshway.gateway.recorded_calls import RecordedCalls
 from meshway.gateway.settings import GatewaySettings
+from meshway.gateway.take_push_config import TakePushConfig
 from meshway.kernel.clock import Clock
 from meshway.kernel.deadline import Deadline
 from meshway.kernel.errors import (
@@ -54,6 +55,7 @@ class CallPlaces:
     admission: Admission
     stops: StopBook
     inbox: InboxCalls
+    sending: TakePushConfig
     once: CallOnce
     recorded: RecordedCalls
     push_configs: ManagePushConfigs
@@ -116,7 +118,7 @@ class CallAgent:
                 if operation is _STREAM_MESSAGE:
                     return await self._places.inbox.stream(call)
                 return await self._places.inbox.send(call, wait_ms=wait_ms or self._settings.timeout_ms)
-            return await self._places.once.execute(agent, call, owner)
+            return await self._places.sending.execute(agent, call, owner)
         if operation in _PUSH_OPERATIONS:
             return CoreReply(await self._push_config(call))
         if owner is None:

@@ -46,6 +46,9 @@ class CallReader(Protocol):
     def push_config(self) -> bytes:
         """Of a push configuration to be created: A2A 1.0 JSON."""
 
+    def without_push_config(self) -> object:
+        """Of a send: the payload without the config in it; the same object where there is none."""
+
 
 class AgentCall(msgspec.Struct, kw_only=True):
     """One call of an agent. `payload` is the wire request: made by an edge, read by the transport, opaque here."""

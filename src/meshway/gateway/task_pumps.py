@@ -196,6 +196,8 @@ class TaskPumps:
             state = _state_of(snapshot)
             await self._append(track, [Draft(body=b'{"task":%b}' % snapshot, state=state)])
         else:
+            # What the agent said last may still be on its way into the log, and would be said again.
+            await track.quiet()
             picture = await self._tracks.picture(track)
             drafts = []
             for body in missed_events(picture, snapshot, task_id=track.task_id):
@@ -282,6 +284,7 @@ class TaskPumps:
 
         Asked of the agent only where the chunk says what the artifact ends with.
         """
+        await pump.track.quiet()
         picture = await self._tracks.picture(pump.track)
         end = repeats_the_end(picture, core)
         if end is None:

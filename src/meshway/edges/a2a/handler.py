@@ -25,6 +25,7 @@ from meshway.protocols.a2a.canonical import (
     read_push_config,
     read_send,
     read_task_query,
+    strip_push_config,
 )
 from meshway.protocols.a2a.card import serve_extended_card
 from meshway.protocols.a2a.dialect import JSONRPC_0_3, JSONRPC_1_0, REST_0_3, REST_1_0, Dialect
@@ -267,6 +268,9 @@ class _Reader:
 
     def push_config(self) -> bytes:
         return read_push_config(self._request)
+
+    def without_push_config(self) -> object:
+        return strip_push_config(self._request)
 
 
 def _call_of(
