@@ -1,18 +1,14 @@
-"""Stock A2A clients of every dialect and agents of the SDK that connect out: to clients they are agents like others."""
+"""Stock A2A clients of every dialect call an agent of the SDK that connects out: to them it is like any other."""
 
-import asyncio
 import contextlib
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 
-import httpx
 import pytest
-from a2a.client import Client
-from a2a.helpers.proto_helpers import new_text_message
+from a2a.compat.v0_3.types import AgentCard as OldCard
+from a2a.helpers.proto_helpers import get_message_text
 from a2a.types import (
-    Artifact,
+    AgentCard,
     CancelTaskRequest,
     DeleteTaskPushNotificationConfigRequest,
     GetExtendedAgentCardRequest,
@@ -20,137 +16,50 @@ from a2a.types import (
     GetTaskRequest,
     ListTaskPushNotificationConfigsRequest,
     ListTasksRequest,
-    Role,
-    SendMessageConfiguration,
-    SendMessageRequest,
-    StreamResponse,
     SubscribeToTaskRequest,
     Task,
     TaskPushNotificationConfig,
     TaskState,
 )
 from a2a.utils.errors import TaskNotCancelableError, UnsupportedOperationError
+from google.protobuf.json_format import ParseDict
 
-from meshway.client import Agent, MeshwayClient, TaskContext
 from support.hub_process import HubProcess, running_hub
+from support.pull_site import NOBODY_WAITS, Site, last_state, sent, text_of_task, texts, until_state
+from support.raw_agent import RawAgent, answering, raw_agent, running_agent
 from support.sdk_agent import DIALECTS
-from support.sdk_client import ask, stock_client
+from support.sdk_client import ask
 from support.task_clients import until
+from support.wire_client import say
 
-COMPLETED, CANCELED = TaskState.TASK_STATE_COMPLETED, TaskState.TASK_STATE_CANCELED
-NOBODY_WAITS = {"return_immediately": True}
-# Only 1.0 can ask for them.
-DIALECTS_THAT_LIST = [dialect for dialect in DIALECTS if DIALECTS[dialect][1] == "1.0"]
+COMPLETED, CANCELED, WORKING = (
+    TaskState.TASK_STATE_COMPLETED,
+    TaskState.TASK_STATE_CANCELED,
+    TaskState.TASK_STATE_WORKING,
+)
+# Lists are of 1.0 only, and webhooks of 0.3 are told other things.
+DIALECTS_OF_NOW = [dialect for dialect in DIALECTS if DIALECTS[dialect][1] == "1.0"]
 
 every_dialect = pytest.mark.parametrize("dialect", list(DIALECTS))
+every_dialect_that_lists = pytest.mark.parametrize("dialect", DIALECTS_OF_NOW)
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubProcess]:
     with running_hub() as hub:
         yield hub
-
-
-class Site:
-    """A hub and one agent that connects out; the agent can leave and come back."""
-
-    def __init__(self, hub: HubProcess, agent_id: str) -> None:
-        self.hub = hub
-        self.agent_id = agent_id
-        self.executions: list[str] = []
-        self.cancelled: list[str] = []
-
-    def agent(self) -> Agent:
-        """`count N` says numbers, `sleep N` takes time, `colour` asks, `via AGENT TEXT` passes on what another says."""
-        agent = Agent(self.agent_id, description="Does what the first word says.")
-
-        @agent.handler
-        async def work(task: TaskContext) -> AsyncIterator[str]:
-            verb, _, rest = task.text.partition(" ")
-            self.executions.append(task.text)
-            if verb == "colour":
-                yield f"painted {(await task.ask('which colour?')).text}"
-            elif verb == "via":
-                other, _, text = rest.partition(" ")
-                async with MeshwayClient(self.hub.url) as client:
-                    yield (await client.ask(other, text)).text
-            elif verb == "sleep":
-                try:
-                    await asyncio.sleep(float(rest))
-                except asyncio.CancelledError:
-                    self.cancelled.append(task.text)
-                    raise
-                yield "rested"
-            else:
-                for number in range(int(rest)):
-                    yield f"{number} "
-
-        return agent
-
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        """While the block runs, the agent is connected."""
-        agent = self.agent()
-        serving = asyncio.create_task(agent.serve(self.hub.url))
-        try:
-            await until(self._has_instance)
-            yield
-        finally:
-            agent.stop()
-            await serving
-
-    def _has_instance(self) -> bool:
-        status, _, agent = self.hub.request("GET", f"/v1/agents/{self.agent_id}")
-        return status == 200 and bool(agent["instances"])
-
-    @asynccontextmanager
-    async def client(self, dialect: str, *, streaming: bool = False) -> AsyncIterator[Client]:
-        async with httpx.AsyncClient(timeout=20) as http, asyncio.timeout(25):
-            yield await stock_client(http, f"{self.hub.url}/a2a/{self.agent_id}", dialect, streaming=streaming)
-
-    async def rest(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict, dict]:
-        return await asyncio.to_thread(self.hub.request, method, path, body, headers=headers)
+        assert "Traceback" not in hub.log.read_text()
 
 
 @pytest.fixture
-async def site(hub: HubProcess, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+async def site(hub: HubProcess) -> AsyncIterator[Site]:
     """Its agent is of this test alone, and connected."""
-    site = Site(hub, f"out-{abs(hash(request.node.name))}")
+    site = Site(hub)
     async with site.working():
         yield site
 
 
-async def sent(client: Client, text: str, **configuration: object) -> Task:
-    """The task that a client without streaming is answered with."""
-    message = new_text_message(text, role=Role.ROLE_USER)
-    request = SendMessageRequest(message=message, configuration=SendMessageConfiguration(**configuration))
-    (answer,) = [each async for each in client.send_message(request)]
-    return answer.task
-
-
-def said(artifact: Artifact) -> str:
-    """Chunks are parts of one artifact."""
-    return "".join(part.text for part in artifact.parts)
-
-
-def texts(events: Sequence[StreamResponse]) -> str:
-    return "".join(said(e.artifact_update.artifact) for e in events if e.HasField("artifact_update"))
-
-
-def last_state(events: Sequence[StreamResponse]) -> int:
-    return [e.status_update.status.state for e in events if e.HasField("status_update")][-1]
-
-
-async def until_state(client: Client, task_id: str, state: int) -> Task:
-    for _ in range(300):
-        task = await client.get_task(GetTaskRequest(id=task_id))
-        if task.status.state == state:
-            return task
-        await asyncio.sleep(0.05)
-    raise AssertionError(task)
-
-
-# --- the operations -------------------------------------------------------------------------------------------------
+# --- one message ----------------------------------------------------------------------------------------------------
 
 
 @every_dialect
@@ -158,7 +67,7 @@ async def test_a_blocking_call_is_answered_with_the_finished_task(site: Site, di
     async with site.client(dialect) as client:
         task = await sent(client, "count 3")
         assert task.status.state == COMPLETED
-        assert "".join(said(each) for each in task.artifacts) == "0 1 2 "
+        assert text_of_task(task) == "0 1 2 "
         assert (await client.get_task(GetTaskRequest(id=task.id))).artifacts == task.artifacts
 
 
@@ -166,15 +75,19 @@ async def test_a_blocking_call_is_answered_with_the_finished_task(site: Site, di
 async def test_who_does_not_wait_is_answered_at_once_and_fetches_the_result(site: Site, dialect: str) -> None:
     async with site.client(dialect) as client:
         task = await sent(client, "sleep 0.3", **NOBODY_WAITS)
-        assert task.status.state in (TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING)
-        assert said((await until_state(client, task.id, COMPLETED)).artifacts[0]) == "rested"
+        assert task.status.state in (TaskState.TASK_STATE_SUBMITTED, WORKING)
+        assert text_of_task(await until_state(client, task.id, COMPLETED)) == "rested"
 
 
 @every_dialect
 async def test_a_stream_says_it_chunk_by_chunk_and_ends_once(site: Site, dialect: str) -> None:
     async with site.client(dialect, streaming=True) as client:
         events = [event async for event in ask(client, "count 5")]
+    assert events[0].HasField("task")
     assert texts(events) == "0 1 2 3 4 "
+    chunks = [event.artifact_update for event in events if event.HasField("artifact_update")]
+    assert [chunk.append for chunk in chunks] == [False] + [True] * (len(chunks) - 1)
+    assert [chunk.last_chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     ends = [e for e in events if e.HasField("status_update") and e.status_update.status.state == COMPLETED]
     assert len(ends) == 1
     assert events[-1] == ends[0]
@@ -184,9 +97,9 @@ async def test_a_stream_says_it_chunk_by_chunk_and_ends_once(site: Site, dialect
 async def test_a_cancelled_task_stops_its_handler_and_cannot_be_cancelled_again(site: Site, dialect: str) -> None:
     async with site.client(dialect) as client:
         task = await sent(client, "sleep 20", **NOBODY_WAITS)
-        await until_state(client, task.id, TaskState.TASK_STATE_WORKING)
+        await until(lambda: site.executions == ["sleep 20"])
         assert (await client.cancel_task(CancelTaskRequest(id=task.id))).status.state == CANCELED
-        await until(lambda: bool(site.cancelled))
+        await until(lambda: site.cancelled == ["sleep 20"])
         with pytest.raises(TaskNotCancelableError):
             await client.cancel_task(CancelTaskRequest(id=task.id))
 
@@ -194,7 +107,7 @@ async def test_a_cancelled_task_stops_its_handler_and_cannot_be_cancelled_again(
 @every_dialect
 async def test_a_client_that_lost_its_stream_joins_again_and_sees_the_end(site: Site, dialect: str) -> None:
     async with site.client(dialect, streaming=True) as client:
-        events = ask(client, "sleep 1")
+        events = ask(client, "sleep 0.5")
         first = await anext(events)
         await events.aclose()
         again = [event async for event in client.subscribe(SubscribeToTaskRequest(id=first.task.id))]
@@ -204,37 +117,104 @@ async def test_a_client_that_lost_its_stream_joins_again_and_sees_the_end(site: 
             _ = [event async for event in client.subscribe(SubscribeToTaskRequest(id=first.task.id))]
 
 
+# --- conversations --------------------------------------------------------------------------------------------------
+
+
 @every_dialect
-async def test_a_question_is_answered_in_the_next_turn_of_the_same_task(site: Site, dialect: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "question", "state", "answered"),
+    [
+        ("colour", "which colour?", TaskState.TASK_STATE_INPUT_REQUIRED, "painted blue"),
+        ("login", "who are you?", TaskState.TASK_STATE_AUTH_REQUIRED, "welcome, blue"),
+    ],
+    ids=["input", "auth"],
+)
+async def test_what_the_agent_asks_is_answered_in_the_next_turn_of_the_same_task(
+    site: Site, dialect: str, text: str, question: str, state: int, answered: str
+) -> None:
+    async with site.client(dialect, streaming=True) as client:
+        asked = [event async for event in ask(client, text)]
+        task = asked[0].task
+        assert last_state(asked) == state
+        assert get_message_text(asked[-1].status_update.status.message) == question
+        events = [event async for event in ask(client, "blue", task_id=task.id, context_id=task.context_id)]
+        assert (texts(events), last_state(events)) == (answered, COMPLETED)
+        whole = await client.get_task(GetTaskRequest(id=task.id))
+    assert [get_message_text(message) for message in whole.history] == [text, question, "blue"]
+    # The handler went on where it was.
+    assert site.executions == [text]
+
+
+@every_dialect
+async def test_a_task_is_shown_with_as_much_history_as_was_asked_for(site: Site, dialect: str) -> None:
     async with site.client(dialect, streaming=True) as client:
         asked = [event async for event in ask(client, "colour")]
         task = asked[0].task
-        assert last_state(asked) == TaskState.TASK_STATE_INPUT_REQUIRED
-        answered = [event async for event in ask(client, "blue", task_id=task.id, context_id=task.context_id)]
-    assert (texts(answered), last_state(answered)) == ("painted blue", COMPLETED)
-    assert site.executions == ["colour"]
+        _ = [event async for event in ask(client, "blue", task_id=task.id)]
+        for length, shown in ((1, ["blue"]), (2, ["which colour?", "blue"]), (9, ["colour", "which colour?", "blue"])):
+            found = await client.get_task(GetTaskRequest(id=task.id, history_length=length))
+            assert [get_message_text(message) for message in found.history] == shown
+        if DIALECTS[dialect][1] == "1.0":
+            assert not (await client.get_task(GetTaskRequest(id=task.id, history_length=0))).history
 
 
-@pytest.mark.parametrize("dialect", DIALECTS_THAT_LIST)
-async def test_tasks_are_listed_in_pages_with_totals_and_by_state(site: Site, dialect: str) -> None:
+# --- lists ----------------------------------------------------------------------------------------------------------
+
+
+@every_dialect_that_lists
+async def test_tasks_are_listed_in_pages_with_totals(site: Site, dialect: str) -> None:
     async with site.client(dialect) as client:
-        done = {(await sent(client, "count 1")).id for _ in range(5)}
-        running = await sent(client, "sleep 20", **NOBODY_WAITS)
-        await until_state(client, running.id, TaskState.TASK_STATE_WORKING)
-        seen, token, sizes = [], "", []
+        done = [(await sent(client, "count 1")).id for _ in range(5)]
+        seen: list[str] = []
+        sizes, token = [], ""
         while True:
-            page = await client.list_tasks(ListTasksRequest(status=COMPLETED, page_size=2, page_token=token))
+            page = await client.list_tasks(ListTasksRequest(page_size=2, page_token=token))
             assert (page.total_size, page.page_size) == (5, 2)
             seen += [task.id for task in page.tasks]
             sizes.append(len(page.tasks))
             if not (token := page.next_page_token):
                 break
-        assert (sorted(seen), sizes) == (sorted(done), [2, 2, 1])
-        alive = await client.list_tasks(ListTasksRequest(status=TaskState.TASK_STATE_WORKING))
-        assert [task.id for task in alive.tasks] == [running.id]
-        of_one = await client.list_tasks(ListTasksRequest(context_id=running.context_id))
-        assert [task.id for task in of_one.tasks] == [running.id]
+    # The last that changed comes first.
+    assert (seen, sizes) == (done[::-1], [2, 2, 1])
+
+
+@every_dialect_that_lists
+async def test_tasks_are_found_by_state_by_context_and_by_the_time_of_their_status(site: Site, dialect: str) -> None:
+    async def found(**query: object) -> set[str]:
+        page = await client.list_tasks(ListTasksRequest(**query))
+        assert page.total_size == len(page.tasks)
+        return {task.id for task in page.tasks}
+
+    async with site.client(dialect) as client:
+        done = {(await sent(client, "count 1")).id for _ in range(2)}
+        running = await sent(client, "sleep 20", **NOBODY_WAITS)
+        running = await until_state(client, running.id, WORKING)
+        assert await found(status=COMPLETED) == done
+        assert await found(status=WORKING) == {running.id}
+        assert await found(context_id=running.context_id) == {running.id}
+        assert await found(context_id=running.context_id, status=COMPLETED) == set()
+        assert await found(status_timestamp_after=running.status.timestamp) == {running.id}
         await client.cancel_task(CancelTaskRequest(id=running.id))
+
+
+@every_dialect_that_lists
+async def test_a_list_shows_artifacts_and_history_to_who_asks_for_them(site: Site, dialect: str) -> None:
+    async with site.client(dialect) as client:
+        await sent(client, "count 2")
+
+        async def only(**query: object) -> Task:
+            (task,) = (await client.list_tasks(ListTasksRequest(**query))).tasks
+            return task
+
+        plain = await only()
+        assert not plain.artifacts
+        whole = await only(include_artifacts=True, history_length=5)
+        assert text_of_task(whole) == "0 1 "
+        assert [get_message_text(message) for message in whole.history] == ["count 2"]
+        assert not (await only(history_length=0)).history
+
+
+# --- push notifications ---------------------------------------------------------------------------------------------
 
 
 @every_dialect
@@ -253,7 +233,76 @@ async def test_push_configs_are_kept_at_the_hub(site: Site, dialect: str) -> Non
         gone = DeleteTaskPushNotificationConfigRequest(task_id=task.id, id="mine")
         with contextlib.suppress(NotImplementedError):
             await client.delete_task_push_notification_config(gone)
+            with pytest.raises(Exception, match="no push notification config"):
+                await client.get_task_push_notification_config(got)
         await client.cancel_task(CancelTaskRequest(id=task.id))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS_OF_NOW)
+async def test_a_webhook_is_told_every_event_in_order(site: Site, dialect: str) -> None:
+    async with site.client(dialect) as client, webhook() as (hook, config):
+        task = await sent(client, "count 3", task_push_notification_config=config)
+        assert task.status.state == COMPLETED
+        lines = (await site.rest("GET", f"/v1/tasks/{task.id}/events")).body.splitlines()
+        numbers = [int(line[3:]) for line in lines if line.startswith(b"id:")]
+        await hook.wait_seen(len(numbers))
+    assert [int(each.headers["meshway-event-number"]) for each in hook.seen] == numbers
+    assert [each.json for each in hook.seen] == [json.loads(line[5:]) for line in lines if line.startswith(b"data:")]
+    assert_secrets_of(hook, task)
+
+
+@pytest.mark.parametrize("dialect", [dialect for dialect in DIALECTS if dialect not in DIALECTS_OF_NOW])
+async def test_an_old_webhook_is_shown_the_whole_task_as_it_grows(site: Site, dialect: str) -> None:
+    async with site.client(dialect) as client, webhook() as (hook, config):
+        task = await sent(client, "count 3", task_push_notification_config=config)
+        await until(lambda: bool(hook.seen) and hook.seen[-1].json["status"]["state"] == "completed")
+    numbers = [int(each.headers["meshway-event-number"]) for each in hook.seen]
+    assert numbers == sorted(set(numbers))
+    shown = [each.json for each in hook.seen]
+    assert {(each["kind"], each["id"]) for each in shown} == {("task", task.id)}
+    assert [each["status"]["state"] for each in shown] == ["submitted", "working", "completed"]
+    (artifact,) = shown[-1]["artifacts"]
+    assert "".join(part["text"] for part in artifact["parts"]) == "0 1 2 "
+    assert_secrets_of(hook, task)
+
+
+@contextlib.asynccontextmanager
+async def webhook() -> AsyncIterator[tuple[RawAgent, TaskPushNotificationConfig]]:
+    """A receiver that takes whatever comes, and what a client says of it."""
+    async with running_agent(raw_agent(answering(lambda _: {}))) as hook:
+        own = {"scheme": "Bearer", "credentials": "secret"}
+        yield hook, TaskPushNotificationConfig(url=f"{hook.url}/hook", token="t-1", authentication=own)
+
+
+def assert_secrets_of(hook: RawAgent, task: Task) -> None:
+    """Each notification says whose it is and shows what the client had agreed on with the receiver."""
+    for notification in hook.seen:
+        assert notification.target == "/hook"
+        assert notification.headers["meshway-task"] == task.id
+        assert notification.headers["x-a2a-notification-token"] == "t-1"
+        assert notification.headers["authorization"] == "Bearer secret"
+
+
+# --- cards ----------------------------------------------------------------------------------------------------------
+
+
+async def test_its_card_is_valid_in_both_versions_and_lists_both_bindings(site: Site) -> None:
+    base = f"{site.hub.url}{site.path}"
+    new = (await say(site.hub, "GET", f"{site.path}/.well-known/agent-card.json")).json
+    # Unknown fields are errors here.
+    card = ParseDict(new, AgentCard())
+    assert {(each.protocol_binding, each.protocol_version, each.url) for each in card.supported_interfaces} >= {
+        ("JSONRPC", "1.0", base),
+        ("HTTP+JSON", "1.0", base),
+    }
+    assert (card.capabilities.streaming, card.capabilities.push_notifications) == (True, True)
+    for field in ("name", "description", "version", "default_input_modes", "default_output_modes", "skills"):
+        assert getattr(card, field), field
+    assert all(skill.id and skill.name and skill.description and skill.tags for skill in card.skills)
+    document = (await say(site.hub, "GET", f"{site.path}/.well-known/agent.json")).json
+    old = OldCard.model_validate(document)
+    assert (old.url, old.preferred_transport) == (base, "JSONRPC")
+    assert {str(each.transport) for each in old.additional_interfaces or []} == {"JSONRPC", "HTTP+JSON"}
 
 
 @every_dialect
@@ -261,117 +310,4 @@ async def test_the_extended_card_is_the_agents_with_the_hubs_address(site: Site,
     async with site.client(dialect) as client:
         card = await client.get_extended_agent_card(GetExtendedAgentCardRequest())
     assert card.description == "Does what the first word says."
-    assert all(each.url.startswith(f"{site.hub.url}/a2a/{site.agent_id}") for each in card.supported_interfaces)
-
-
-# --- offline, retried, in a chain, stopped --------------------------------------------------------------------------
-
-
-@every_dialect
-async def test_work_for_an_agent_that_is_away_waits_over_a_kill_of_the_hub(hub: HubProcess, dialect: str) -> None:
-    site = Site(hub, f"away-{dialect}")
-    async with site.working():
-        pass
-    async with site.client(dialect) as client:
-        task = await sent(client, "count 2", **NOBODY_WAITS)
-        assert task.status.state == TaskState.TASK_STATE_SUBMITTED
-        await asyncio.to_thread(hub.kill)
-        await asyncio.to_thread(hub.start)
-        async with site.working():
-            done = await until_state(client, task.id, COMPLETED)
-    assert said(done.artifacts[0]) == "0 1 "
-    _, _, receipts = await site.rest("GET", f"/v1/tasks/{task.id}/receipts")
-    states = [each["state"] for each in receipts["items"]]
-    assert states[0] == "queued"
-    assert states[-1] == "replied"
-
-
-async def test_a_caller_that_waits_for_an_absent_agent_gets_the_task_as_it_is_in_time(hub: HubProcess) -> None:
-    site = Site(hub, "absent")
-    async with site.working():
-        pass
-    body = {"messageId": "m-1", "role": "ROLE_USER", "parts": [{"text": "count 1"}]}
-    call = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": body}}
-    path = f"/a2a/{site.agent_id}"
-    status, _, answer = await site.rest("POST", path, call, **{"a2a-version": "1.0", "meshway-timeout-ms": "300"})
-    assert status == 200
-    assert answer["result"]["task"]["status"]["state"] == "TASK_STATE_SUBMITTED"
-
-
-async def test_ten_thousand_retries_of_one_key_are_one_execution(site: Site) -> None:
-    message = {"messageId": "m-1", "role": "ROLE_USER", "parts": [{"text": "count 2"}]}
-    call = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
-    headers = {"a2a-version": "1.0", "idempotency-key": "invoice-77"}
-    path = f"/a2a/{site.agent_id}"
-    body = json.dumps(call).encode()
-    head = "".join(
-        f"{name}: {value}\r\n"
-        for name, value in {**headers, "host": f"127.0.0.1:{site.hub.port}", "content-type": "application/json"}.items()
-    )
-    request = f"POST {path} HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body
-    answers: Counter[str] = Counter()
-
-    async def retry(times: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", site.hub.port)
-        for _ in range(times):
-            writer.write(request)
-            answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            size = int(answer.partition("content-length: ")[2].partition("\r\n")[0])
-            result = json.loads(await reader.readexactly(size))
-            assert "result" in result, result
-            answers[result["result"]["task"]["id"]] += 1
-        writer.close()
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(500):
-            group.create_task(retry(20))
-    assert list(answers.values()) == [10_000]
-    assert site.executions == ["count 2"]
-    other = {**call, "params": {"message": {**message, "parts": [{"text": "count 3"}]}}}
-    _, _, refused = await site.rest("POST", path, other, **headers)
-    assert "IDEMPOTENCY_KEY_REUSED" in json.dumps(refused)
-
-
-async def test_agents_that_call_each_other_in_a_circle_are_refused_with_the_chain(site: Site) -> None:
-    other = Site(site.hub, f"{site.agent_id}-b")
-    async with other.working(), site.client("j10") as client:
-        task = await sent(client, f"via {other.agent_id} via {site.agent_id} count 1")
-    # The innermost call was refused, which failed the agent that made it; the one before tells what it was answered.
-    assert other.executions == [f"via {site.agent_id} count 1"]
-    assert site.executions == [f"via {other.agent_id} {other.executions[0]}"]
-    _, _, listed = await site.rest("GET", f"/v1/tasks?agent={other.agent_id}")
-    (summary,) = listed["items"]
-    _, _, inner = await site.rest("GET", f"/v1/tasks/{summary['id']}")
-    assert inner["status"]["state"] == "TASK_STATE_FAILED"
-    why = json.dumps(inner["status"]["message"])
-    assert site.agent_id in why
-    assert other.agent_id in why
-    assert "delegation_refused" in said(task.artifacts[0])
-
-
-async def test_cancelling_a_task_cancels_what_it_caused(site: Site) -> None:
-    other = Site(site.hub, f"{site.agent_id}-b")
-    async with other.working(), site.client("j10") as client:
-        task = await sent(client, f"via {other.agent_id} sleep 20", **NOBODY_WAITS)
-        await until(lambda: bool(other.executions))
-        _, _, tree = await site.rest("GET", f"/v1/tasks/{task.id}/tree")
-        assert other.agent_id in json.dumps(tree)
-        await client.cancel_task(CancelTaskRequest(id=task.id))
-        await until(lambda: bool(other.cancelled))
-    assert other.cancelled == ["sleep 20"]
-
-
-async def test_a_stopped_agent_refuses_cancels_and_goes_on_when_it_is_resumed(site: Site) -> None:
-    async with site.client("j10") as client:
-        task = await sent(client, "sleep 20", **NOBODY_WAITS)
-        await until_state(client, task.id, TaskState.TASK_STATE_WORKING)
-        status, _, _ = await site.rest("POST", f"/v1/agents/{site.agent_id}/stop", {"reason": "nonsense"})
-        assert status == 200
-        await until_state(client, task.id, CANCELED)
-        with pytest.raises(Exception, match="nonsense"):
-            await sent(client, "count 1")
-        status, _, _ = await site.rest("POST", f"/v1/agents/{site.agent_id}/resume")
-        assert status == 200
-        assert (await sent(client, "count 1")).status.state == COMPLETED
-    _, _, audit = await site.rest("GET", "/v1/audit?order=newest&limit=2")
-    assert [each["action"] for each in audit["items"]] == ["agent_resumed", "agent_stopped"]
+    assert all(each.url.startswith(f"{site.hub.url}{site.path}") for each in card.supported_interfaces)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["Broken", "EventSeen", "Handed", "ReceiptSeen", "Said", "TaskChecker", "TaskRules"]
+__all__ = ["INTERRUPTED", "Broken", "EventSeen", "Handed", "ReceiptSeen", "Said", "TaskChecker", "TaskRules"]
 
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELED", "REJECTED"})
 INTERRUPTED = frozenset({"INPUT_REQUIRED", "AUTH_REQUIRED"})
@@ -179,10 +179,8 @@ class TaskChecker:
 
     # Instances
 
-    def leased(self, handed: Sequence[Handed], *, now_ms: int, is_stopped: bool) -> None:
+    def leased(self, handed: Sequence[Handed], *, now_ms: int) -> None:
         """An instance asked for work and got this."""
-        if is_stopped and handed:
-            raise Broken("a stopped agent was given work")
         for each in handed:
             self._hand_out(each, now_ms)
 
@@ -222,7 +220,9 @@ class TaskChecker:
         """An instance said this in one call."""
         hold = self._live(delivery_id, now_ms)
         if hold is None:
-            if outcome != "stale":
+            # A hub that does not know yet what another has done may refuse for other reasons, but keeps nothing.
+            is_foreign = self._tasks[self._holds[delivery_id].handed.task_id].is_foreign
+            if outcome != "stale" and not (is_foreign and outcome == "refused"):
                 raise Broken(f"{delivery_id}: a report of what is over was {outcome}")
             return
         task = self._tasks[hold.handed.task_id]
@@ -460,6 +460,19 @@ class TaskChecker:
 
     def tasks(self) -> Sequence[str]:
         return list(self._tasks)
+
+    def has_due(self, *, now_ms: int) -> bool:
+        """Whether an instance that asks now gets something, or has the hub give something up."""
+        return any(
+            task.is_open and task.due_ms <= now_ms and (task.hold is None or task.hold.hard_ms <= now_ms)
+            for task in self._tasks.values()
+        )
+
+    def is_held(self, delivery_id: str, *, now_ms: int) -> bool:
+        """Whether what is said of it now counts."""
+        hold = self._holds[delivery_id]
+        is_own = self._tasks[hold.handed.task_id].hold is hold
+        return is_own and hold.is_known and hold.hard_ms > now_ms
 
     def last_number(self, task_id: str) -> int:
         """Of the last event that is written, as far as this hub can know."""

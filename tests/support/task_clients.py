@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -95,9 +95,10 @@ class StockFollower:
     def has_ended(self) -> bool:
         return any(event.is_terminal for event in self.events)
 
-    async def follow(self, text: str) -> None:
+    async def follow(self, text: str, *, leaves_after: int | None = None) -> None:
+        """`leaves_after`: so many chunks of its first stream, and it comes back."""
         with suppress(A2AClientError, httpx.HTTPError):
-            await self._read(ask(self.client, text))
+            await self._read(ask(self.client, text), chunks_max=leaves_after)
         while not self.has_ended:
             assert self.task_id, "a stream that broke before its first event cannot be found again"
             try:
@@ -109,9 +110,12 @@ class StockFollower:
             except (A2AClientError, httpx.HTTPError):
                 await asyncio.sleep(_PAUSE_S)
 
-    async def _read(self, stream: AsyncIterator[StreamResponse]) -> None:
-        async for event in stream:
-            self._note(event)
+    async def _read(self, stream: AsyncIterator[StreamResponse], *, chunks_max: int | None = None) -> None:
+        async with aclosing(stream):
+            async for event in stream:
+                self._note(event)
+                if chunks_max is not None and sum(each.kind == "artifact" for each in self.events) >= chunks_max:
+                    return
 
     def _note(self, event: StreamResponse) -> None:
         if event.HasField("task"):

@@ -12,6 +12,7 @@ from meshway.kernel.errors import (
 )
 from meshway.registry.values import AgentSettings
 from meshway.tasks.settings import TaskSettings
+from meshway.tasks.values import TaskState
 from support.task_rig import (
     ADMIN,
     COMPLETED,
@@ -347,3 +348,55 @@ async def test_the_data_of_a_hub_that_was_closed_opens_at_the_next(tmp_path, clo
     assert await rig.states_of(task_id) == ["SUBMITTED", "WORKING", "COMPLETED"]
     await rig.stop()
     await engine.close()
+
+
+async def test_a_hub_that_is_late_by_one_event_does_not_take_the_other_s_for_its_own(rig, clock):
+    task_id = await rig.submit(timeout_ms=5_000)
+    await rig.settle_down()
+    follower = await rig.follow(task_id)
+    await follower.until(1)
+    other = TaskRig(rig.engine, clock, settings=SETTINGS)
+    await other.start(recover=False)
+    await other.cancel(task_id)
+    await other.stop()
+    await rig.pass_time(5_000)
+    assert await rig.states_of(task_id) == ["SUBMITTED", "CANCELED"]
+    assert follower.numbers == [1]
+    await rig.watch.look()
+    assert (await rig.get(task_id))["status"]["state"] == "TASK_STATE_CANCELED"
+
+
+async def test_a_repeated_report_is_confirmed_no_sooner_than_it_is_written(rig):
+    await rig.submit()
+    handed = await rig.take_one()
+    rig.line.before_write.close()
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        first = group.create_task(rig.say(handed, artifact("1 ")))
+        await rig.line.before_write.reached()
+        again = group.create_task(rig.say(handed, artifact("1 ")))
+        await asyncio.wait([again], timeout=0.05)
+        assert not again.done()
+        rig.line.before_write.open()
+    assert first.result() == again.result()
+    assert len(await rig.log_of(handed.item.task_id)) == 3
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_an_end_whose_connection_broke_before_it_was_written_is_the_end_all_the_same(rig, comes_back):
+    task_id = await rig.submit()
+    handed = await rig.take_one()
+    rig.line.after_write.close()
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        reporting = group.create_task(rig.say(handed, COMPLETED))
+        await rig.line.after_write.reached()
+        reporting.cancel()
+        await asyncio.wait([reporting])
+        rig.line.after_write.open()
+    if comes_back:
+        assert (await rig.say(handed, COMPLETED)).outcome == "done"
+    await handed.claim.track.quiet()
+    await rig.pass_time(1)
+    await rig.settle_down()
+    assert await rig.states_of(task_id) == ["SUBMITTED", "WORKING", "COMPLETED"]
+    assert (await rig.list_tasks()).tasks[0].state is TaskState.COMPLETED
+    assert (len(rig.claims), await rig.waiting()) == (0, [])

@@ -1,0 +1,264 @@
+"""Processes behind one name: they share its tasks within their capacity, and what comes while none is there waits."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from a2a.types import TaskState
+
+from meshway.client import Agent, HubError, MeshwayClient, TaskContext
+from meshway.client.task_values import TaskReceipt
+from support.hub_process import HubProcess, running_hub
+from support.pull_site import NOBODY_WAITS, Site, sent, serving, text_of_task, until_state
+from support.sdk_agent import DIALECTS
+from support.task_clients import until
+from support.wire_client import JSON, V10, rpc, say, send_params
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "pull_agent.py"
+# What the example has, for it says nothing of it.
+CAPACITY = 10
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubProcess]:
+    with running_hub() as hub:
+        yield hub
+        assert "Traceback" not in hub.log.read_text()
+
+
+# --- many processes -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def example_process(hub: HubProcess) -> Iterator[int]:
+    """As a user starts it; its process id."""
+    env = {**os.environ, "MESHWAY_URL": hub.url}
+    with subprocess.Popen([sys.executable, str(EXAMPLE)], env=env) as process:
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+
+
+async def test_processes_of_one_name_share_its_work_and_none_takes_more_than_its_capacity(hub: HubProcess) -> None:
+    with ExitStack() as stack:
+        pids = [stack.enter_context(example_process(hub)) for _ in range(3)]
+        await until(lambda: len(_instances(hub, "counter")) == len(pids))
+        async with MeshwayClient(hub.url) as client, asyncio.TaskGroup() as group:
+            # More than two of them can have at once.
+            asking = [group.create_task(client.ask("counter", "3")) for _ in range(CAPACITY * 3)]
+        answers = [each.result() for each in asking]
+        async with MeshwayClient(hub.url) as client:
+            receipts = [await client.tasks.receipts(answer.task_id or "") for answer in answers]
+    assert {answer.text for answer in answers} == {"1 2 3 "}
+    workers = {_instance_of(each) for each in receipts}
+    assert {pid for pid in pids for worker in workers if f"-{pid}-" in worker} == set(pids)
+    for worker in workers:
+        assert _at_once([each for each in receipts if _instance_of(each) == worker]) <= CAPACITY
+
+
+async def test_work_above_the_capacity_waits_for_a_free_place(hub: HubProcess) -> None:
+    running, most = Counter[str](), Counter[str]()
+    agents = [Agent("narrow", capacity=2, description=f"Number {number}.") for number in range(2)]
+    gate = asyncio.Event()
+
+    def handle(agent: Agent, name: str) -> None:
+        @agent.handler
+        async def work(task: TaskContext) -> str:
+            running[name] += 1
+            most[name] = max(most[name], running[name])
+            await gate.wait()
+            running[name] -= 1
+            return name
+
+    for number, agent in enumerate(agents):
+        handle(agent, str(number))
+    async with serving(hub, *agents), MeshwayClient(hub.url) as client:
+        tasks = [await client.tasks.submit("go", agent="narrow") for _ in range(7)]
+        await until(lambda: running.total() == 4)
+        inbox = await client.tasks.inbox("narrow")
+        states = Counter([(await client.tasks.get(task.id)).status.state for task in tasks])
+        gate.set()
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                group.create_task(_end_of(client, task.id))
+    assert states == {"TASK_STATE_WORKING": 4, "TASK_STATE_SUBMITTED": 3}
+    assert len(inbox.items) == 7
+    assert most == {"0": 2, "1": 2}
+
+
+async def _end_of(client: MeshwayClient, task_id: str) -> None:
+    events = [event async for event in client.tasks.events(task_id)]
+    assert events[-1].state == "TASK_STATE_COMPLETED"
+
+
+def _instances(hub: HubProcess, agent: str) -> Sequence[dict]:
+    status, _, found = hub.request("GET", f"/v1/agents/{agent}")
+    return found["instances"] if status == 200 else ()
+
+
+def _instance_of(receipts: Sequence[TaskReceipt]) -> str:
+    (claimed,) = [each for each in receipts if each.state == "claimed"]
+    return claimed.instance or ""
+
+
+def _at_once(receipts: Sequence[Sequence[TaskReceipt]]) -> int:
+    """Of so many tasks an instance had the hand-out and not yet given the reply, at most."""
+    moments: list[tuple[datetime, int]] = []
+    for each in receipts:
+        by_state = {receipt.state: receipt.at for receipt in each}
+        moments += [(by_state["claimed"], 1), (by_state["replied"], -1)]
+    return max(itertools.accumulate(change for _, change in sorted(moments)))
+
+
+# --- skills and keys ------------------------------------------------------------------------------------------------
+
+
+async def test_each_skill_has_its_own_function_and_its_place_on_the_card(hub: HubProcess) -> None:
+    agent = Agent("handy")
+
+    @agent.skill("shout", tags=["text"])
+    async def shout(task: TaskContext) -> str:
+        """Says it louder."""
+        return task.text.upper()
+
+    @agent.skill("reverse", examples=["abc"])
+    def reverse(task: TaskContext) -> str:
+        """Says it backwards, and blocks a thread while it does."""
+        return task.text[::-1]
+
+    @agent.handler
+    async def other(task: TaskContext) -> str:
+        return f"nothing to do with {task.text}"
+
+    async with serving(hub, agent), MeshwayClient(hub.url) as client:
+        card = (await say(hub, "GET", "/a2a/handy/.well-known/agent-card.json")).json
+        texts = []
+        for metadata in ({"skill": "shout"}, {"skill": "reverse"}, {}):
+            reply = await say(
+                hub, "POST", "/a2a/handy", rpc("SendMessage", send_params("abc", metadata=metadata)), headers=V10
+            )
+            texts.append(reply.json["result"]["task"]["artifacts"][0]["parts"][0]["text"])
+        by_skill = await client.tasks.submit("abc", skill="reverse")
+        await _end_of(client, by_skill.id)
+    assert texts == ["ABC", "cba", "nothing to do with abc"]
+    assert [(skill["id"], skill["description"]) for skill in card["skills"]] == [
+        ("shout", "Says it louder."),
+        ("reverse", "Says it backwards, and blocks a thread while it does."),
+    ]
+    assert by_skill.agent == "handy"
+
+
+async def test_a_key_serves_the_agents_of_its_pattern_and_no_others(keyed) -> None:
+    key = keyed.server["authorization"].removeprefix("Bearer ")
+    within, outside = Site(keyed.hub, "raw-puller"), Site(keyed.hub, "others-puller")
+    async with serving(keyed.hub, within.agent(), api_key=key):
+        reply = await say(
+            keyed.hub, "POST", within.path, rpc("SendMessage", send_params("count 2")), headers=V10 | keyed.ann
+        )
+        assert reply.json["result"]["task"]["status"]["state"] == "TASK_STATE_COMPLETED"
+    with pytest.raises(HubError) as refused:
+        await outside.agent().serve(keyed.hub.url, key)
+    assert refused.value.code == "forbidden"
+    assert "others-puller" in str(refused.value)
+    for who in (keyed.server, keyed.ann):
+        polled = await say(
+            keyed.hub, "POST", "/v1/agents/others-puller/lease", {"instance": "i", "count": 1}, headers=JSON | who
+        )
+        assert polled.status == 403, polled
+    assert (await say(keyed.hub, "GET", "/v1/agents/others-puller", headers=keyed.ann)).status == 404
+
+
+# --- nobody there ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def absent(hub: HubProcess) -> Site:
+    """Known to the hub, and gone."""
+    site = Site(hub, f"absent-{next(_numbers)}")
+    async with site.working():
+        pass
+    return site
+
+
+@pytest.mark.parametrize("dialect", list(DIALECTS))
+async def test_work_for_an_agent_that_is_away_waits_over_a_kill_of_the_hub(absent: Site, dialect: str) -> None:
+    async with absent.client(dialect) as client:
+        task = await sent(client, "count 2", **NOBODY_WAITS)
+        assert task.status.state == TaskState.TASK_STATE_SUBMITTED
+        assert task.metadata["inboxExpiresAtMs"] > 0
+        await asyncio.to_thread(absent.hub.kill)
+        await asyncio.to_thread(absent.hub.start)
+        assert not absent.executions
+        async with absent.working():
+            done = await until_state(client, task.id, TaskState.TASK_STATE_COMPLETED)
+    assert text_of_task(done) == "0 1 "
+    assert absent.executions == ["count 2"]
+
+
+@pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
+async def test_a_caller_that_waits_for_an_absent_agent_gets_the_task_as_it_is_in_time(
+    absent: Site, binding: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    headers = V10 | {"meshway-timeout-ms": "300"}
+    if binding == "JSONRPC":
+        reply = await say(absent.hub, "POST", absent.path, rpc("SendMessage", send_params("count 1")), headers=headers)
+        task = reply.json["result"]["task"]
+    else:
+        reply = await say(absent.hub, "POST", f"{absent.path}/message:send", send_params("count 1"), headers=headers)
+        task = reply.json["task"]
+    assert task["status"]["state"] == "TASK_STATE_SUBMITTED"
+    assert 0.3 <= loop.time() - began < 3
+    # Only the wait was over, not the work.
+    async with absent.working(), absent.client("j10") as client:
+        await until_state(client, task["id"], TaskState.TASK_STATE_COMPLETED)
+
+
+async def test_a_caller_that_waits_long_enough_is_answered_when_the_agent_has_come_back(absent: Site) -> None:
+    async with MeshwayClient(absent.hub.url) as client, asyncio.TaskGroup() as group:
+        asking = group.create_task(client.ask(absent.agent_id, "count 2", timeout_ms=15_000))
+        await until(lambda: bool(_tasks(absent)))
+        async with absent.working():
+            answer = await asking
+    assert answer.text == "0 1 "
+
+
+async def test_receipts_say_who_had_a_task_when_and_what_became_of_it(absent: Site) -> None:
+    async with MeshwayClient(absent.hub.url) as client:
+        task = await client.tasks.submit("count 2", agent=absent.agent_id)
+        assert [receipt.state for receipt in task.receipts] == ["queued"]
+        async with absent.working():
+            (instance,) = _instances(absent.hub, absent.agent_id)
+            await _end_of(client, task.id)
+            receipts = await client.tasks.receipts(task.id)
+            bad = await client.tasks.submit("count many", agent=absent.agent_id)
+            failed = [event async for event in client.tasks.events(bad.id)][-1]
+            lost = await client.tasks.receipts(bad.id)
+    assert [(each.state, each.attempt) for each in receipts] == [
+        ("queued", 0),
+        ("claimed", 1),
+        ("running", 1),
+        ("replied", 1),
+    ]
+    assert receipts[1].instance == instance["id"]
+    moments = [each.at for each in receipts]
+    assert moments == sorted(moments)
+    assert failed.state == "TASK_STATE_FAILED"
+    assert lost[-1].state == "failed"
+    assert "many" in (lost[-1].reason or "")
+
+
+def _tasks(site: Site) -> Sequence[dict]:
+    return site.hub.request("GET", f"/v1/tasks?agent={site.agent_id}")[2]["items"]
