@@ -19,7 +19,7 @@ from meshway.protocols.link import frames
 __all__ = ["FakeLinkHub", "document", "fake_link_hub", "problem"]
 
 _decode = msgspec.json.Decoder(frames.ClientFrame).decode
-_WAIT_S = 5.0
+_WAIT_S = 20.0
 
 
 class FakeLinkHub:

@@ -248,7 +248,7 @@ async def test_a_talkative_handler_waits_while_the_hub_is_away():
     hub.answer = slow
     async with agent_at_work(agent, hub=hub) as work:
         await work.hand(task_delivery(1, "10500"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await is_full.wait()
         await hub.next_of(frames.Report)
         # One more is held for the next, and one waits for room.
