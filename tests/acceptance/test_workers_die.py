@@ -188,6 +188,26 @@ async def test_a_result_that_comes_after_the_lease_is_refused_and_the_other_one_
         assert faults_of(task.events, expected_text=text_of(2, attempt=2)) == []
 
 
+async def test_a_frozen_instance_is_not_given_its_own_lost_task_again(quick: Crew):
+    async with MeshwayClient(quick.hub.url) as client, httpx.AsyncClient(base_url=quick.hub.url, timeout=10) as http:
+        with quick.worker() as frozen:
+            await until(lambda: quick.online() == 1)
+            async with followed(client.stream(quick.agent, "8 0.2 signed")) as task:
+                await task.until_chunks(3)
+                frozen.send(signal.SIGSTOP)
+                # It has room for more, and has waited for it for longer than this one.
+                other = PollingInstance(http, quick.agent)
+                await other.join()
+                delivery = await other.take()
+                await other.report(delivery, status(delivery, "COMPLETED"))
+            # One that was not handed out may lie between.
+            assert len(task.attempts) == 2
+            assert task.events[-1].state == "TASK_STATE_COMPLETED"
+            # Once it is heard it gets work again.
+            frozen.send(signal.SIGCONT)
+            assert (await client.ask(quick.agent, "2 0")).text == text_of(2)
+
+
 async def test_an_instance_that_is_back_within_the_grace_goes_on_with_what_it_holds(usual: Crew):
     async with MeshwayClient(usual.hub.url) as client, tcp_proxy(usual.hub.port) as wire:
         with usual.worker(wire.url) as worker, usual.worker(wire.url) as other:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from meshway.engine.ports import Lease
@@ -17,7 +17,7 @@ from meshway.tasks.inbox import InboxItem, read_item
 from meshway.tasks.track import Draft, Track
 from meshway.tasks.values import TaskOwner, TaskState
 
-__all__ = ["HandedTask", "LeaseTasks", "attempts_max_of"]
+__all__ = ["HandedTask", "LeaseTasks", "Standing", "attempts_max_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,52 @@ class HandedTask:
     snapshot: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Taker:
+    """Who asks for tasks, and how it is told to stop."""
+
+    instance_id: InstanceId
+    told: Callable[[Claim, str], None]
+    standing: "Standing"
+
+
+class Standing:
+    """Whether tasks may be handed to an instance. A process that hangs would take its own lost work again and again."""
+
+    def __init__(self) -> None:
+        self._good = asyncio.Event()
+        self._good.set()
+        self._waits: asyncio.Timeout | None = None
+
+    @property
+    def is_good(self) -> bool:
+        return self._good.is_set()
+
+    def lose(self) -> None:
+        """It let a lease run out. Its wait for tasks ends."""
+        self._good.clear()
+        if self._waits is not None and not self._waits.expired():
+            self._waits.reschedule(asyncio.get_running_loop().time())
+
+    def regain(self) -> None:
+        """It was heard."""
+        self._good.set()
+
+    async def regained(self) -> None:
+        """Wait until it is good."""
+        await self._good.wait()
+
+    async def lease(self, leasing: Awaitable[Sequence[Lease]]) -> Sequence[Lease]:
+        """What was leased; nothing where the standing was lost meanwhile (a cancelled call leases nothing)."""
+        try:
+            async with asyncio.timeout(None) as self._waits:
+                return await leasing
+        except TimeoutError:
+            return []
+        finally:
+            self._waits = None
+
+
 class LeaseTasks:
     """Also where tasks whose last attempt was lost are given up: nobody but the next lease sees them."""
 
@@ -48,6 +94,10 @@ class LeaseTasks:
         self._stops_changed = asyncio.Event()
         places.stops.listen(self._heard_of_stop)
 
+    def monotonic_ms(self) -> float:
+        """What the ends of leases are compared with."""
+        return self._places.clock.monotonic_ms()
+
     async def execute(
         self,
         agent_id: AgentId,
@@ -56,22 +106,25 @@ class LeaseTasks:
         count: int,
         wait_ms: int,
         told: Callable[[Claim, str], None],
+        standing: "Standing | None" = None,
     ) -> Sequence[HandedTask]:
         """Up to `count` for an instance that was admitted; as soon as one is due, empty after `wait_ms`.
 
-        A stopped agent gets none. `told` hears when the work on one must end. Raises: EngineUnavailable, StorageFull.
+        A stopped agent gets none, nor an instance that lost its `standing`. `told` hears when the work on one must end.
+        Raises: EngineUnavailable, StorageFull.
         """
+        taker = _Taker(instance_id, told, standing or Standing())
         places = self._places
         ends_ms = places.clock.monotonic_ms() + wait_ms
         for _ in range(_ROUNDS_MAX):
             if not await self._until_resumed(agent_id, ends_ms):
                 return []
             left_ms = max(0, int(ends_ms - places.clock.monotonic_ms()))
-            leases = await places.tasks.inbox.lease(agent_id, count=count, wait_ms=left_ms)
+            leases = await taker.standing.lease(places.tasks.inbox.lease(agent_id, count=count, wait_ms=left_ms))
             if not leases:
                 return []
-            handed = await self._claim_all(leases, instance_id, told)
-            if handed:
+            handed = await self._claim_all(leases, taker)
+            if handed or not taker.standing.is_good:
                 return handed
         return []
 
@@ -90,22 +143,18 @@ class LeaseTasks:
         changed, self._stops_changed = self._stops_changed, asyncio.Event()
         changed.set()
 
-    async def _claim_all(
-        self, leases: Sequence[Lease], instance_id: InstanceId, told: Callable[[Claim, str], None]
-    ) -> list[HandedTask]:
+    async def _claim_all(self, leases: Sequence[Lease], taker: "_Taker") -> list[HandedTask]:
         if len(leases) == 1:
-            return [handed] if (handed := await self._claim_or_leave(leases[0], instance_id, told)) else []
+            return [handed] if (handed := await self._claim_or_leave(leases[0], taker)) else []
         # Together: their events share one write of the store.
         async with asyncio.TaskGroup() as group:
-            claims = [group.create_task(self._claim_or_leave(lease, instance_id, told)) for lease in leases]
+            claims = [group.create_task(self._claim_or_leave(lease, taker)) for lease in leases]
         return [handed for claim in claims if (handed := claim.result()) is not None]
 
-    async def _claim_or_leave(
-        self, lease: Lease, instance_id: InstanceId, told: Callable[[Claim, str], None]
-    ) -> HandedTask | None:
+    async def _claim_or_leave(self, lease: Lease, taker: "_Taker") -> HandedTask | None:
         """A failure leaves this one to its lease's end; the others are handed out none the less."""
         try:
-            return await self._claim(lease, instance_id, told)
+            return await self._claim(lease, taker)
         except StoreCorrupt as error:
             await self._places.tasks.inbox.bury(lease.delivery_id, reason=error.detail)
             _log.error("inbox_message_unreadable", extra={"queue": lease.message.queue, "reason": error.detail})
@@ -113,9 +162,7 @@ class LeaseTasks:
             _log.warning("task_not_handed_out", extra={"queue": lease.message.queue, "reason": error.detail})
         return None
 
-    async def _claim(
-        self, lease: Lease, instance_id: InstanceId, told: Callable[[Claim, str], None]
-    ) -> HandedTask | None:
+    async def _claim(self, lease: Lease, taker: "_Taker") -> HandedTask | None:
         """None: there is nothing to do about it any more."""
         places = self._places
         item = read_item(lease.message)
@@ -128,8 +175,12 @@ class LeaseTasks:
         if track.state.is_terminal or track.turn > item.turn or (track.turn == item.turn and track.state.ends_turn):
             places.tasks.close_turn(lease.delivery_id)
             return None
-        if places.stops.is_stopped(item.agent_id):
-            # It was waited for since before the stop.
+        before = places.claims.of_task(item.agent_id, item.task_id)
+        if before is not None:
+            # The engine was faster than the look at all claims. Where the taker had it, that costs it its standing.
+            places.claims.end(before, "its lease has ended")
+        if places.stops.is_stopped(item.agent_id) or not taker.standing.is_good:
+            # It was waited for since before the stop, or since before the instance fell silent.
             await self._hold(lease, item)
             return None
         agent = places.agent(item.agent_id)
@@ -141,19 +192,19 @@ class LeaseTasks:
             delivery_id=delivery_id_of(lease, item),
             engine_id=lease.delivery_id,
             agent_id=item.agent_id,
-            instance_id=instance_id,
+            instance_id=taker.instance_id,
             track=track,
             turn=item.turn,
             attempt=lease.attempt,
             lease_ends_ms=places.clock.monotonic_ms() + places.settings.lease_ms * _LEASE_MARGIN,
-            told=told,
+            told=taker.told,
             deadline_ms=owner.deadline_ms,
             root=item.root,
         )
         # The claim before, if there is one, is over from here on: its word comes too late.
         places.claims.add(claim)
         try:
-            await places.tasks.append(track, [self._announced(claim, now_ms)], instance_id=instance_id)
+            await places.tasks.append(track, [self._announced(claim, now_ms)], instance_id=taker.instance_id)
         except BaseException:
             places.claims.end(claim)
             raise
@@ -169,12 +220,12 @@ class LeaseTasks:
         return HandedTask(claim, item, places.settings.lease_ms, self._chain(item, owner), snapshot)
 
     async def _hold(self, lease: Lease, item: InboxItem) -> None:
-        """Back into the inbox of a stopped agent, as if never taken."""
+        """Back into the inbox, as if never taken."""
         tasks = self._places.tasks
         owner = await tasks.owners.owner_of(item.agent_id, item.task_id)
         if owner is not None:
             tasks.change(owner, given_back=owner.given_back + 1)
-        await tasks.inbox.retry(lease.delivery_id, at_ms=self._places.clock.now_ms(), reason="stopped")
+        await tasks.inbox.retry(lease.delivery_id, at_ms=self._places.clock.now_ms(), reason="not handed out")
 
     async def _is_given_up(
         self, lease: Lease, item: InboxItem, track: Track, owner: TaskOwner, agent: Agent, now_ms: int

@@ -254,11 +254,12 @@ class ReportTasks:
             case RetryAt():
                 return await self._again(claim, at_ms=decision.visible_at_ms, reason=reason)
 
-    async def _again(self, claim: Claim, *, at_ms: int, reason: str) -> bool:
+    async def _again(self, claim: Claim, *, at_ms: int, reason: str, tell: str | None = None) -> bool:
         places = self._places
         if claim.is_over or claim.is_ending:
             return False
-        places.claims.end(claim)
+        # Told before the task is due: who has fallen silent must not take it again.
+        places.claims.end(claim, tell)
         await self._say_attempt_failed(claim, reason)
         return await places.tasks.inbox.retry(claim.engine_id, at_ms=at_ms, reason=reason)
 
@@ -268,7 +269,7 @@ class ReportTasks:
 
     async def lost(self, claim: Claim, *, reason: str) -> None:
         """The instance is gone: the task is due again at once, the attempt counts. Raises: as `retry`."""
-        await self._again(claim, at_ms=self._places.clock.now_ms(), reason=reason)
+        await self._again(claim, at_ms=self._places.clock.now_ms(), reason=reason, tell="its lease has ended")
 
     async def release(self, claim: Claim, *, reason: str) -> bool:
         """Due again at once, and the attempt does not count. False: it was over before. Raises: as `retry`."""

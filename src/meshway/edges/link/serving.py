@@ -7,6 +7,7 @@ from meshway.edges.link.codec import encode_frame
 from meshway.edges.link.pumps import PumpPlaces
 from meshway.edges.link.subscription import Subscription
 from meshway.edges.link.task_frames import report_outcome, task_delivery
+from meshway.gateway.lease_tasks import Standing
 from meshway.gateway.report_tasks import TaskReport, TaskSettlementItem
 from meshway.gateway.serve_agent import INSTANCE_TTL_MS, ServeRequest
 from meshway.gateway.task_use_cases import TaskUseCases
@@ -34,6 +35,8 @@ class Serving:
         self._is_joined = False
         self._has_left = False
         self._seen_at = 0.0
+        # Lost with a lease that ran out, until the next frame.
+        self._standing = Standing()
 
     async def pump(self, subscription: Subscription[frames.Serve]) -> None:
         """Join, then hand out for as long as the connection lasts."""
@@ -64,8 +67,14 @@ class Serving:
         wait_ms = self._places.services.settings.long_poll_max_ms
         while True:
             count = await subscription.demand(socket)
+            await self._standing.regained()
             handed = await tasks.lease.execute(
-                self._agent_id, self._instance_id, count=count, wait_ms=wait_ms, told=self.told
+                self._agent_id,
+                self._instance_id,
+                count=count,
+                wait_ms=wait_ms,
+                told=self.told,
+                standing=self._standing,
             )
             if handed:
                 socket.send(encode_frame(frames.Tasks(id=frame.id, tasks=list(map(task_delivery, handed)))))
@@ -74,8 +83,14 @@ class Serving:
 
     def told(self, claim: Claim, reason: str) -> None:
         """The work on this must end."""
+        if claim.lease_ends_ms <= self._tasks.lease.monotonic_ms():
+            self._standing.lose()
         notice = frames.CancelTasks(id=self.frame.id, delivery_ids=[claim.delivery_id], reason=reason)
         self._places.socket.send(encode_frame(notice))
+
+    def heard(self) -> None:
+        """A frame came."""
+        self._standing.regain()
 
     async def report(self, frame: frames.Report) -> frames.Reported:
         """Raises: NotFound, StorageFull, EngineUnavailable."""

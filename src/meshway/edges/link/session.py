@@ -83,6 +83,8 @@ class LinkSession:
             if refused.id is None and refused.ref is None:
                 self._socket.close(_CLOSE_UNREADABLE, refused.error.detail)
             return
+        for serving in self._servings.values():
+            serving.heard()
         match frame:
             case frames.Publish():
                 line = f"{frame.kind} {frame.channel}"
