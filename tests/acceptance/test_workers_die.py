@@ -294,7 +294,7 @@ async def test_a_task_whose_attempts_are_used_up_is_a_dead_letter_and_another_ta
         assert (receipts[-1].state, receipts[-1].attempt) == ("failed", 2)
         (letter,) = (await client.tasks.dead_letters(quick.agent)).items
         assert letter.task_id == task.task_id
-        assert [each.attempt for each in letter.attempts][:2] == [1, 2]
+        assert [each.attempt for each in letter.attempts] == [1, 2]
         with quick.worker():
             (again,) = await client.tasks.redrive(quick.agent, ids=[letter.id])
             async with followed(client.tasks.events(again)) as redriven:

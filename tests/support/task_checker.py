@@ -88,6 +88,11 @@ class _Hold:
     is_known: bool = True
     grace_ends_ms: int | None = None
 
+    def is_silent(self, now_ms: int) -> bool:
+        """Whether the hub gives up on the instance when it looks."""
+        did_not_return = self.grace_ends_ms is not None and self.grace_ends_ms <= now_ms
+        return did_not_return or self.soft_ms <= now_ms < self.hard_ms
+
 
 @dataclass(slots=True)
 class _Task:
@@ -341,12 +346,18 @@ class TaskChecker:
                 self._look_at_waiting(task, now_ms)
             elif task.deadline_ms is not None and task.deadline_ms <= now_ms:
                 task.expect("status", "FAILED", code="deadline_exceeded")
-            elif hold.grace_ends_ms is not None and hold.grace_ends_ms <= now_ms:
-                self._attempt_failed(task, due_ms=min(now_ms, hold.hard_ms))
-            elif hold.soft_ms <= now_ms < hold.hard_ms:
-                self._attempt_failed(task, due_ms=now_ms)
+            elif hold.is_silent(now_ms):
+                self._lost(task, hold, now_ms)
             else:
                 self._drop_expired(task, now_ms)
+
+    def _lost(self, task: _Task, hold: _Hold, now_ms: int) -> None:
+        """Due again; after the last attempt it is given up, unless its lease is over: then by the next hand-out."""
+        is_last = hold.handed.attempt - task.given_back >= self.rules.attempts_max
+        if is_last and hold.hard_ms > now_ms:
+            self._give_up(task)
+        else:
+            self._attempt_failed(task, due_ms=min(now_ms, hold.hard_ms))
 
     def _look_at_waiting(self, task: _Task, now_ms: int) -> None:
         limits = [task.deadline_ms] if task.state == "WORKING" else [task.deadline_ms, task.expires_ms]

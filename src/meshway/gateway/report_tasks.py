@@ -268,8 +268,19 @@ class ReportTasks:
         await self._places.tasks.say(claim.track, TaskState.WORKING, metadata=facts)
 
     async def lost(self, claim: Claim, *, reason: str) -> None:
-        """The instance is gone: the task is due again at once, the attempt counts. Raises: as `retry`."""
-        await self._again(claim, at_ms=self._places.clock.now_ms(), reason=reason, tell="its lease has ended")
+        """The instance is gone: the task is due again at once, or given up after its last. Raises: as `retry`."""
+        places = self._places
+        owner = await places.tasks.owners.owner_of(claim.agent_id, claim.track.task_id)
+        given_back = 0 if owner is None else owner.given_back
+        attempts_max = self._attempts_max(claim)
+        if claim.attempt - given_back >= attempts_max:
+            # Only what is still ours can be buried; what is not is given up by whoever leases it next.
+            (held,) = await places.tasks.inbox.extend([claim.engine_id])
+            if held:
+                text = f"attempt {claim.attempt - given_back} of {attempts_max} failed: {reason}"
+                await self.give_up(claim, text, tell="its lease has ended")
+                return
+        await self._again(claim, at_ms=places.clock.now_ms(), reason=reason, tell="its lease has ended")
 
     async def release(self, claim: Claim, *, reason: str) -> bool:
         """Due again at once, and the attempt does not count. False: it was over before. Raises: as `retry`."""
@@ -296,12 +307,12 @@ class ReportTasks:
         for claim in self._places.claims.held_by(agent_id, instance_id):
             await self.release(claim, reason="the instance has left")
 
-    async def give_up(self, claim: Claim, reason: str) -> bool:
+    async def give_up(self, claim: Claim, reason: str, *, tell: str | None = None) -> bool:
         """FAILED, and to the agent's dead letters. False: it was over before. Raises: as `retry`."""
         places = self._places
         if claim.is_over or claim.is_ending:
             return False
-        places.claims.end(claim)
+        places.claims.end(claim, tell)
         await places.tasks.say(claim.track, TaskState.FAILED, text=reason, metadata={"code": "attempts_used_up"})
         return await places.tasks.inbox.bury(claim.engine_id, reason=reason)
 

@@ -231,10 +231,12 @@ async def test_a_task_whose_instances_die_goes_to_the_dead_letters_after_its_att
         task_id = await rig.submit()
         for attempt in (1, 2):
             assert (await rig.take_one()).claim.attempt == attempt
-            await rig.pass_time(LEASE_MS)
-        assert await rig.take() == []
+            # The hub looks before the engine's lease is over, too.
+            await rig.pass_time(LEASE_MS * 97 // 100)
+        # Nobody has to ask for work first.
         assert (await rig.states_of(task_id))[-1] == "FAILED"
         assert b"attempts_used_up" in (await rig.log_of(task_id))[-1].body
+        assert await rig.take() == []
         assert await rig.dead() == [f"{task_id}.1"]
 
 
