@@ -30,7 +30,7 @@ from support.raw_agent import RawAgent, answering, raw_agent, running_agent
 from support.sdk_agent import DIALECTS
 from support.sdk_client import ask
 from support.task_clients import until
-from support.wire_client import say
+from support.wire_client import V10, Reply, rpc, say, send_params
 
 COMPLETED, CANCELED, WORKING = (
     TaskState.TASK_STATE_COMPLETED,
@@ -281,6 +281,54 @@ def assert_secrets_of(hook: RawAgent, task: Task) -> None:
         assert notification.headers["meshway-task"] == task.id
         assert notification.headers["x-a2a-notification-token"] == "t-1"
         assert notification.headers["authorization"] == "Bearer secret"
+
+
+# --- other people ---------------------------------------------------------------------------------------------------
+
+ON_A_TASK = {
+    "GetTask": lambda task: {"id": task},
+    "CancelTask": lambda task: {"id": task},
+    "SubscribeToTask": lambda task: {"id": task},
+    "CreateTaskPushNotificationConfig": lambda task: {"taskId": task, "id": "p", "url": "http://127.0.0.1:9/x"},
+    "GetTaskPushNotificationConfig": lambda task: {"taskId": task, "id": "p"},
+    "ListTaskPushNotificationConfigs": lambda task: {"taskId": task},
+    "DeleteTaskPushNotificationConfig": lambda task: {"taskId": task, "id": "p"},
+    "SendMessage": lambda task: send_params(taskId=task),
+    "SendStreamingMessage": lambda task: send_params(taskId=task),
+}
+
+
+async def test_a_task_of_another_key_is_as_unknown_as_one_that_never_was(keyed) -> None:
+    async def call(who: dict[str, str], method: str, params: dict) -> Reply:
+        return await say(keyed.hub, "POST", site.path, rpc(method, params), headers=V10 | who)
+
+    async def listed(who: dict[str, str]) -> list[str]:
+        return [task["id"] for task in (await call(who, "ListTasks", {})).json["result"]["tasks"]]
+
+    site = Site(keyed.hub, "raw-of-many")
+    async with site.working(api_key=keyed.server["authorization"].removeprefix("Bearer ")):
+        waiting = send_params("sleep 20") | {"configuration": {"returnImmediately": True}}
+        task = (await call(keyed.ann, "SendMessage", waiting)).json["result"]["task"]["id"]
+        for method, params in ON_A_TASK.items():
+            theirs = await call(keyed.bob, method, params(task))
+            never = await call(keyed.bob, method, params("never-was"))
+            assert theirs.json["error"]["code"] == -32001, method
+            # Nothing but the id tells the two apart.
+            assert theirs.body.replace(task.encode(), b"ID") == never.body.replace(b"never-was", b"ID")
+        for verb, path in (
+            ("GET", ""),
+            ("GET", "/events"),
+            ("GET", "/receipts"),
+            ("GET", "/tree"),
+            ("POST", "/cancel"),
+        ):
+            hidden = await say(keyed.hub, verb, f"/v1/tasks/{task}{path}", headers=keyed.bob)
+            assert hidden.status == 404, path
+        assert (await listed(keyed.ann), await listed(keyed.bob)) == ([task], [])
+        # Nothing of all that has touched it, and an admin reaches everything.
+        assert not site.cancelled
+        ended = await call(keyed.admin, "CancelTask", {"id": task})
+        assert ended.json["result"]["status"]["state"] == "TASK_STATE_CANCELED"
 
 
 # --- cards ----------------------------------------------------------------------------------------------------------

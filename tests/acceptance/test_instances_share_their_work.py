@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from a2a.types import TaskState
 
-from meshway.client import Agent, HubError, MeshwayClient, TaskContext
+from meshway.client import Agent, EventKind, HubError, MeshwayClient, Reject, TaskContext
 from meshway.client.task_values import TaskReceipt
 from support.hub_process import HubProcess, running_hub
 from support.pull_site import NOBODY_WAITS, Site, sent, serving, text_of_task, until_state
@@ -177,6 +177,46 @@ async def test_a_key_serves_the_agents_of_its_pattern_and_no_others(keyed) -> No
         )
         assert polled.status == 403, polled
     assert (await say(keyed.hub, "GET", "/v1/agents/others-puller", headers=keyed.ann)).status == 404
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_asks_for_it_is_given_another_attempt_and_its_first_words_are_replaced(
+    hub: HubProcess,
+) -> None:
+    agent = Agent("stumbling", retry_on=[ConnectionError])
+
+    @agent.handler
+    async def work(task: TaskContext) -> AsyncIterator[str]:
+        yield f"attempt {task.attempt} "
+        yield "began "
+        if task.attempt == 1:
+            raise ConnectionError("the database is away")
+        if task.text == "refused":
+            raise Reject("no such number")
+        if task.text == "broken":
+            raise ValueError("a bug")
+        yield "and ended"
+
+    async with serving(hub, agent), MeshwayClient(hub.url) as client:
+        ends = {}
+        for text in ("fine", "refused", "broken"):
+            events = [event async for event in client.stream(agent.id, text)]
+            chunks = [(event.text, event.append) for event in events if event.kind is EventKind.ARTIFACT]
+            assert chunks[:4] == [("attempt 1 ", False), ("began ", True), ("attempt 2 ", False), ("began ", True)]
+            ends[text] = await client.tasks.get(events[0].task_id or "")
+        lost = await client.tasks.dead_letters(agent.id)
+    assert ends["fine"].artifacts[0].text == "attempt 2 began and ended"
+    assert {text: end.status.state for text, end in ends.items()} == {
+        "fine": "TASK_STATE_COMPLETED",
+        "refused": "TASK_STATE_FAILED",
+        "broken": "TASK_STATE_FAILED",
+    }
+    assert ends["broken"].status.message is not None
+    assert "a bug" in ends["broken"].status.message.text
+    # Only what somebody may want to try again is kept for that.
+    assert [(each.task_id, each.reason) for each in lost.items] == [(ends["refused"].id, "no such number")]
 
 
 # --- nobody there ---------------------------------------------------------------------------------------------------

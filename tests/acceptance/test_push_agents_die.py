@@ -114,6 +114,23 @@ async def test_a_durable_message_waits_for_an_agent_that_is_down(hub: HubProcess
     assert len(keeping.tasks) == 1
 
 
+async def test_an_agent_that_is_away_uses_up_no_attempts(hub: HubProcess, client: MeshwayClient):
+    keeping = KeepingAgent()
+    agent = raw_agent(keeping.script)
+    settings = {"delivery": "durable", "attempts_max": 1}
+    async with running_agent(agent):
+        await asyncio.to_thread(hub.register, agent.id, agent.url, settings=settings)
+    # Durable by the agent's setting, whatever its clients ask for.
+    async with followed(client.stream(agent.id, "go")) as task:
+        # By the third one the pauses are longer than the hub waits at an idle inbox.
+        await until(lambda: len(task.attempts) >= 3)
+        async with running_agent(agent):
+            await until(lambda: task.events[-1].state == "TASK_STATE_COMPLETED")
+    await asyncio.to_thread(hub.request, "DELETE", f"/v1/agents/{agent.id}")
+    assert faults_of(task.events, expected_text=TEXT) == []
+    assert len(keeping.requests("SendStreamingMessage")) == 1
+
+
 async def test_a_message_that_an_agent_took_without_a_word_is_found_and_done_once(
     hub: HubProcess, client: MeshwayClient
 ):

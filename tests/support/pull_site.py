@@ -88,9 +88,9 @@ class Site:
             raise
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
+    async def working(self, *, api_key: str | None = None) -> AsyncIterator[None]:
         """While the block runs, the agent is connected."""
-        async with serving(self.hub, self.agent()):
+        async with serving(self.hub, self.agent(), api_key=api_key):
             yield
 
     @asynccontextmanager

@@ -46,12 +46,15 @@ class AcceptOnce:
     async def execute(self, request: TaskRequest, *, method: str) -> Accepted:
         """Raises: as AcceptTask; IdempotencyKeyReused, InvalidRequest naming `Idempotency-Key`."""
         terms = request.terms
+        dedupes = self._places.agent(request.agent_id).settings.dedupe_messages
+        if request.idempotency_key is None and not dedupes:
+            return Accepted(await self._accept.execute(request), is_new=True)
         digest = content_digest(request.agent_id, method, terms.message + b"\n" + (terms.metadata or b""))
         key = key_of(
             request.idempotency_key,
             message_id=terms.message_id,
             digest=digest,
-            dedupes=self._places.agent(request.agent_id).settings.dedupe_messages,
+            dedupes=dedupes,
         )
         if key is None:
             return Accepted(await self._accept.execute(request), is_new=True)

@@ -89,9 +89,19 @@ class InboxCalls:
                     await self._turn_of(track)
 
     async def _turn_of(self, track: Track) -> None:
-        with self._places.tasks.tracks.follow(track, after=track.written) as follower:
-            while not track.written_state.ends_turn:
-                await follower.take()
+        """Woken once, at the end: a follower would be at each event, to look at the state and nothing else."""
+        ended = asyncio.get_running_loop().create_future()
+
+        def heard(of: Track, _: Sequence[TaskEvent]) -> None:
+            if of.written_state.ends_turn and not ended.done():
+                ended.set_result(None)
+
+        track.listen(heard)
+        try:
+            heard(track, ())
+            await ended
+        finally:
+            track.unlisten(heard)
 
     async def _picture(self, owner: TaskOwner) -> TaskPicture:
         track = await self._places.tasks.track_of(owner)

@@ -10,7 +10,7 @@ from meshway.gateway.task_places import TaskPlaces
 from meshway.kernel.errors import InvalidRequest, MeshwayError, StoreCorrupt
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.kernel.retry import is_exhausted
-from meshway.registry.values import Agent
+from meshway.registry.values import Agent, AgentState
 from meshway.tasks import event_bodies
 from meshway.tasks.claims import Claim, delivery_id_of
 from meshway.tasks.inbox import InboxItem, read_item
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 # Hand-outs of nothing but ended tasks in one call; then the caller asks again, and others get their turn.
 _ROUNDS_MAX = 100
+# How soon an instance that is drained no more asks again; draining is an operator's affair of minutes.
+_DRAIN_LOOK_S = 0.25
 # A lease of ours ends this much before the engine's: the clocks of both are read at different moments.
 _LEASE_MARGIN = 0.95
 
@@ -110,14 +112,14 @@ class LeaseTasks:
     ) -> Sequence[HandedTask]:
         """Up to `count` for an instance that was admitted; as soon as one is due, empty after `wait_ms`.
 
-        A stopped agent gets none, nor an instance that lost its `standing`. `told` hears when the work on one must end.
-        Raises: EngineUnavailable, StorageFull.
+        A stopped agent gets none, nor an instance that drains or lost its `standing`. `told` hears when the work on
+        one must end. Raises: EngineUnavailable, StorageFull.
         """
         taker = _Taker(instance_id, told, standing or Standing())
         places = self._places
         ends_ms = places.clock.monotonic_ms() + wait_ms
         for _ in range(_ROUNDS_MAX):
-            if not await self._until_resumed(agent_id, ends_ms):
+            if not await self._until_allowed(agent_id, instance_id, ends_ms):
                 return []
             left_ms = max(0, int(ends_ms - places.clock.monotonic_ms()))
             leases = await taker.standing.lease(places.tasks.inbox.lease(agent_id, count=count, wait_ms=left_ms))
@@ -128,16 +130,23 @@ class LeaseTasks:
                 return handed
         return []
 
-    async def _until_resumed(self, agent_id: AgentId, ends_ms: float) -> bool:
-        """Queued work of a stopped agent is held. False: it is still stopped when the time is over."""
+    async def _until_allowed(self, agent_id: AgentId, instance_id: InstanceId, ends_ms: float) -> bool:
+        """Queued work of a stopped agent is held. False: it may still take nothing when the time is over."""
         places = self._places
         try:
             async with asyncio.timeout(max(0.0, (ends_ms - places.clock.monotonic_ms()) / 1000)):
                 while places.stops.is_stopped(agent_id):
                     await self._stops_changed.wait()
+                while self._is_draining(agent_id, instance_id):
+                    await asyncio.sleep(_DRAIN_LOOK_S)  # noqa: ASYNC110  the directory tells nobody of one instance
         except TimeoutError:
-            return not places.stops.is_stopped(agent_id)
+            return not (places.stops.is_stopped(agent_id) or self._is_draining(agent_id, instance_id))
         return True
+
+    def _is_draining(self, agent_id: AgentId, instance_id: InstanceId) -> bool:
+        agent = self._places.directory.get(agent_id)
+        instances = () if agent is None else agent.instances
+        return any(each.id == instance_id and each.state is AgentState.DRAINING for each in instances)
 
     def _heard_of_stop(self, *_: object) -> None:
         changed, self._stops_changed = self._stops_changed, asyncio.Event()
@@ -179,8 +188,9 @@ class LeaseTasks:
         if before is not None:
             # The engine was faster than the look at all claims. Where the taker had it, that costs it its standing.
             places.claims.end(before, "its lease has ended")
-        if places.stops.is_stopped(item.agent_id) or not taker.standing.is_good:
-            # It was waited for since before the stop, or since before the instance fell silent.
+        is_draining = self._is_draining(item.agent_id, taker.instance_id)
+        if places.stops.is_stopped(item.agent_id) or is_draining or not taker.standing.is_good:
+            # It was waited for since before the stop or the drain, or since before the instance fell silent.
             await self._hold(lease, item)
             return None
         agent = places.agent(item.agent_id)

@@ -52,6 +52,8 @@ _UNWRITTEN_MAX = 256
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 5.0
 # Reattaching at a start, at once.
 _RECOVERING_MAX = 64
+# Compared for each event: a member of an enum class costs more to reach than a name of the module.
+_UNSPECIFIED = TaskState.UNSPECIFIED
 
 
 class _Core(msgspec.Struct):
@@ -457,9 +459,9 @@ def _is_task(core: bytes) -> bool:
 
 
 def _state_after(track: Track, seen: TaskSeen | None) -> TaskState:
-    if seen is not None and seen.state is not TaskState.UNSPECIFIED:
+    if seen is not None and seen.state is not _UNSPECIFIED:
         return seen.state
-    return TaskState.SUBMITTED if track.state is TaskState.UNSPECIFIED else track.state
+    return TaskState.SUBMITTED if track.state is _UNSPECIFIED else track.state
 
 
 def _key(owner: TaskOwner) -> str:

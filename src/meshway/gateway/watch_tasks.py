@@ -56,6 +56,9 @@ class WatchTasks:
 
     def _forget(self, track: Track, events: Sequence[TaskEvent]) -> None:
         """Who works on it is held to its own limit."""
+        if not self._waiting:
+            # Said of each event of each stream, and most hubs' inboxes are empty.
+            return
         key = (track.agent_id, track.task_id)
         if track.written_state.ends_turn or self._places.claims.of_task(*key) is not None:
             self._waiting.pop(key, None)

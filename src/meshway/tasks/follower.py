@@ -31,6 +31,8 @@ class TaskFollower:
         # Whether everything from `position` on is in the buffer or still to come.
         self._is_live = False
         self._waiter: asyncio.Future[None] | None = None
+        # Asked for once: it is a system call on Python 3.11 (getpid), and each event would make it.
+        self._loop = asyncio.get_running_loop()
         track.listen(self._heard)
         self._begin_live()
 
@@ -65,7 +67,7 @@ class TaskFollower:
                 if page:
                     return page
                 continue
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
             if not self._buffer and self._is_live:
                 return ()

@@ -24,6 +24,8 @@ __all__ = ["Draft", "Track", "TrackListener"]
 # Kept for followers that are just behind, and for answers to callers who waited: most tasks fit whole.
 _RECENT_EVENTS_MAX = 32
 _RECENT_BYTES_MAX = 16_384
+# Named here for each event: a member of an enum class costs more to reach than a name of the module.
+_LAZY = Durability.LAZY
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -177,7 +179,7 @@ class Track:
             data=draft.body,
             headers=header_of(event),
             expected_last=number - 1,
-            durability=Durability.LAZY,
+            durability=_LAZY,
             is_repeatable=False,
         )
         return PendingEvent(event=event, entry=entry, settled=self._settled)

@@ -371,6 +371,26 @@ async def test_what_an_instance_holds_is_shown_extended_and_given_back_when_it_l
     assert (await shown(hub, again["task_id"], "/receipts"))["items"][-1]["instance"] == "two"
 
 
+@pytest.mark.parametrize("waits", [True, False])
+async def test_an_instance_that_drains_is_given_no_tasks_until_it_is_resumed(hub, worker, waits):
+    other = PollingInstance(hub.http, name="two")
+    await other.join()
+    asking = asyncio.create_task(worker.lease(wait_ms=3_000)) if waits else None
+    await asyncio.sleep(0.05)
+    drained = await hub.http.post("/v1/agents/worker/instances/one/drain")
+    assert drained.status_code == 200, drained.text
+    task = await submit(hub)
+    if asking is None:
+        assert (await worker.lease(wait_ms=100))["tasks"] == []
+    assert (await other.take())["task_id"] == task["id"]
+    later = await submit(hub)
+    if asking is None:
+        asking = asyncio.create_task(worker.lease(wait_ms=3_000))
+    assert (await hub.http.delete("/v1/agents/worker/instances/one/drain")).status_code == 200
+    (handed,) = (await asking)["tasks"]
+    assert handed["task_id"] == later["id"]
+
+
 async def test_a_client_that_has_left_is_given_no_tasks(hub, worker):
     async with served(hub.app) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
         leaving = PollingInstance(http, name="leaving")
