@@ -137,8 +137,9 @@ class LeaseTasks:
             async with asyncio.timeout(max(0.0, (ends_ms - places.clock.monotonic_ms()) / 1000)):
                 while places.stops.is_stopped(agent_id):
                     await self._stops_changed.wait()
-                while self._is_draining(agent_id, instance_id):
-                    await asyncio.sleep(_DRAIN_LOOK_S)  # noqa: ASYNC110  the directory tells nobody of one instance
+                # The directory tells nobody of one instance.
+                while self._is_draining(agent_id, instance_id):  # noqa: ASYNC110
+                    await asyncio.sleep(_DRAIN_LOOK_S)
         except TimeoutError:
             return not (places.stops.is_stopped(agent_id) or self._is_draining(agent_id, instance_id))
         return True
