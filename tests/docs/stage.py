@@ -101,7 +101,13 @@ class Stage:
         output = self.folder / f"beside-{block.line}.txt"
         with output.open("w") as file:
             process = subprocess.Popen(
-                command, env=self.environ, cwd=self.folder, stdout=file, stderr=file, start_new_session=True
+                command,
+                env=self.environ,
+                cwd=self.folder,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=_heed_ctrl_c,
             )
         self.beside.append(Beside(block, process, output))
         poll(
@@ -109,6 +115,11 @@ class Stage:
             failure=lambda: f"the hub never saw line {block.line}: {output.read_text()}",
         )
         assert process.poll() is None, f"line {block.line} ended with {process.returncode}: {output.read_text()}"
+
+
+def _heed_ctrl_c() -> None:
+    """As in a terminal; what a script runs in the background ignores it, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_beside(block: Block) -> bool:
