@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks import queues, relay
+from benchmarks import queues, relay, tasks
 from benchmarks.table import render
 
 
@@ -58,7 +58,25 @@ def test_the_load_of_the_queue_benchmark_settles_every_message_it_sends(tmp_path
     assert asked["per_s"] > 0
 
 
-@pytest.mark.parametrize("module", ["benchmarks.relay", "benchmarks.engine", "benchmarks.queues"])
+def test_the_task_benchmark_finishes_every_task_and_every_stream_it_counts():
+    rows = tasks.run(quick=True)
+    if not all(map(shutil.which, ("wrk", "taskset"))):
+        assert all("is not installed" in str(row["note"]) for row in rows)
+        return
+    durable = {str(row["what"]): row for row in rows if "what" in row}
+    assert list(durable) == ["SendMessage, idle", "SendMessage, 128 in flight", "POST /v1/tasks, nobody there"]
+    assert all(row["p50 ms"] > 0 for row in durable.values())
+    assert all(row["tasks/s"] > 0 for row in durable.values() if "tasks/s" in row)
+    streams = {row["way"]: row for row in rows if "events/s" in row}
+    assert set(streams) == {"plain", "recorded"}
+    assert all(row["events/s"] > 0 for row in streams.values())
+    kept = [row["tasks kept"] for row in rows if "tasks kept" in row]
+    assert len(kept) == 2
+    assert kept == sorted(kept)
+    assert not [row for row in rows if "FAILED" in str(row.get("remark", ""))]
+
+
+@pytest.mark.parametrize("module", ["benchmarks.relay", "benchmarks.engine", "benchmarks.queues", "benchmarks.tasks"])
 def test_every_benchmark_has_the_form_the_runner_expects(module):
     benchmark = importlib.import_module(module)
     assert module == f"benchmarks.{benchmark.NAME}"
