@@ -222,8 +222,11 @@ class RelayCall:
 
     async def _reconcile(self, owner: TaskOwner, core: bytes, *, sends: bool) -> None:
         pumps = self._places.pumps
-        if pumps.running(owner.agent_id, owner.task_id) is not None:
+        pump = pumps.running(owner.agent_id, owner.task_id)
+        if pump is not None:
             # What the agent says is on its way already.
+            if not sends:
+                pumps.heard_of_end(pump, core)
             return
         track = await self._places.tracks.open(owner.agent_id, owner.task_id, context_id=owner.context_id or "")
         if sends:

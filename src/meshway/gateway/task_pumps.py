@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "pumps"
 _PAGE = 500
+# For a stream to say what the answer to a cancel has said already.
+_END_WITHIN_S = 2.0
 # Events handed to the log and not yet written: beyond them the agent waits.
 _UNWRITTEN_MAX = 256
 # Between two looks for an agent that is away, doubled each time; and between two questions to one that only answers.
@@ -208,6 +210,23 @@ class TaskPumps:
             await self._append(track, drafts)
         if track.state is not owner.state:
             await self._record(owner, track.state)
+
+    def heard_of_end(self, pump: Pump, snapshot: bytes) -> None:
+        """The agent answered with its task while its stream is read; what has ended there must end here too.
+
+        Mostly the stream says so itself, and more: it has a moment for that.
+        """
+        if self._group is not None and _state_of(snapshot).is_terminal:
+            self._group.create_task(self._end_in_time(pump, snapshot))
+
+    async def _end_in_time(self, pump: Pump, snapshot: bytes) -> None:
+        await asyncio.sleep(_END_WITHIN_S)
+        if pump.track.state.is_terminal:
+            return
+        try:
+            await self.reconcile(pump.owner, pump.track, snapshot)
+        except MeshwayError as error:
+            _log.warning("task_end_not_kept", extra={"task": pump.owner.task_id, "reason": error.detail})
 
     # The life of a pump
 
