@@ -7,27 +7,24 @@ next start or a repeated call, finishes. Who configures the engine looks at the 
 that change one queue at a time end with the engine and the record in agreement.
 """
 
-import asyncio
 import logging
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
 from meshway.engine.ports import (
     KeyValue,
-    KvCaughtUp,
     KvCreate,
     KvDelete,
     KvDeleted,
     KvEntry,
-    KvEvent,
     KvUpdate,
     KvWritten,
+    PrefixFollower,
     QueueAdmin,
-    SubscriptionLost,
     Undecided,
 )
 from meshway.kernel.clock import Clock
@@ -47,9 +44,6 @@ _KEEPING = frozenset({ChannelKind.STREAMS, ChannelKind.QUEUES})
 _ROUNDS_MAX = 16
 # Removals remembered so that a watch that lags does not show what is gone; it lags by far fewer.
 _REMOVALS_MAX = 1_000
-# Wait before a lost watch is opened again: the store needs a moment, callers go on with what is known.
-_REOPEN_FIRST_S = 0.1
-_REOPEN_MAX_S = 5.0
 
 Admit = Callable[[Channel], None]
 Listener = Callable[[ChannelKind, ChannelName, Channel | None], None]
@@ -108,10 +102,16 @@ class ChannelBook:
         # First uses under way: they hold a place each, so that many at once do not pass the limit together.
         self._making: Counter[str] = Counter()
         self._removed: OrderedDict[str, int] = OrderedDict()
-        self._replayed: set[str] | None = None
         self._unsettled: dict[str, None] = {}
         self._listeners: list[Listener] = []
-        self._ready = asyncio.Event()
+        self._follower = PrefixFollower(
+            key_value,
+            _PREFIX,
+            known=self._revisions,
+            entry=self._show_readable,
+            deleted=self._hide_deleted,
+            caught_up=self._repair,
+        )
 
     # Reading
 
@@ -272,37 +272,11 @@ class ChannelBook:
 
     async def wait_ready(self) -> None:
         """Until everything that was stored when the watch began is here, and what a crash left was repaired."""
-        await self._ready.wait()
+        await self._follower.wait_ready()
 
     async def run(self) -> None:
         """Follow the store until cancelled. A lost watch is opened again; meanwhile the last picture stands."""
-        wait_s = _REOPEN_FIRST_S
-        while True:
-            try:
-                async with self._key_value.watch(_PREFIX) as events:
-                    self._replayed = set()
-                    async for event in events:
-                        wait_s = _REOPEN_FIRST_S
-                        await self._follow(event)
-            except (EngineError, SubscriptionLost) as error:
-                _log.warning("channel_watch_lost", extra={"reason": str(error)})
-            finally:
-                self._replayed = None
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _REOPEN_MAX_S)
-
-    async def _follow(self, event: KvEvent) -> None:
-        match event:
-            case KvEntry():
-                if self._replayed is not None:
-                    self._replayed.add(event.key)
-                self._show_readable(event)
-            case KvDeleted():
-                self._hide(event.key, event.revision)
-            case KvCaughtUp():
-                self._end_replay()
-                await self._repair()
-                self._ready.set()
+        await self._follower.run()
 
     def _show_readable(self, entry: KvEntry) -> None:
         try:
@@ -310,17 +284,18 @@ class ChannelBook:
         except StoreCorrupt as error:
             _log.error("channel_record_unreadable", extra={"key": entry.key, "reason": error.detail})
             return
-        if stored.unsettled and self._replayed is not None:
+        if stored.unsettled and self._follower.is_replaying:
             self._unsettled[entry.key] = None
 
-    def _end_replay(self) -> None:
-        """What the replay of a reopened watch did not show was deleted while nobody watched."""
-        replayed, self._replayed = self._replayed, None
-        if replayed is None:
-            return
-        for kind, shelf in self._shelves.items():
-            for name in [name for name in shelf.by_name if _key(kind, name) not in replayed]:
-                self._hide(_key(kind, name), shelf.revisions[name])
+    def _hide_deleted(self, event: KvDeleted) -> None:
+        self._hide(event.key, event.revision)
+
+    def _revisions(self) -> Mapping[str, int]:
+        return {
+            _key(kind, ChannelName(name)): revision
+            for kind, shelf in self._shelves.items()
+            for name, revision in shelf.revisions.items()
+        }
 
     async def _repair(self) -> None:
         """Finish what a crash interrupted. The hub starts without it: the next start tries again."""

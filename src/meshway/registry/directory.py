@@ -7,12 +7,12 @@ it returns; presence shows what it observed here before it is stored.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from meshway.engine.ports import KeyValue, KvCaughtUp, KvDeleted, KvEntry, KvEvent
-from meshway.kernel.errors import EngineError, FieldError, InvalidRequest
+from meshway.engine.ports import KeyValue, KvDeleted, KvEntry, PrefixFollower
+from meshway.kernel.errors import FieldError, InvalidRequest
 from meshway.kernel.ids import AgentId
 from meshway.kernel.pages import Page, decode_cursor, encode_cursor
 from meshway.registry.search import AgentQuery, SearchText, matches, score, search_tokens
@@ -24,9 +24,6 @@ __all__ = ["AGENTS_PREFIX", "AgentChange", "Directory", "PictureAnew"]
 _log = logging.getLogger(__name__)
 
 AGENTS_PREFIX = "agents"
-# Wait before a lost watch is opened again: the store needs a moment, callers go on with what is known.
-_REOPEN_FIRST_S = 0.1
-_REOPEN_MAX_S = 5.0
 
 _decode_agent = msgspec.json.Decoder(Agent).decode
 
@@ -75,10 +72,11 @@ class Directory:
         self._sequence = 0
         self._forgotten = 0
         self._wake = asyncio.Event()
-        self._ready = asyncio.Event()
-        self._replayed: set[AgentId] | None = None
         self._listeners: list[Callable[[AgentId, Agent | None], None]] = []
         self._overlay: Callable[[Agent], Agent] | None = None
+        self._follower = PrefixFollower(
+            key_value, AGENTS_PREFIX, known=self._revisions, entry=self.apply, deleted=self._apply_deleted_key
+        )
 
     # Reading
 
@@ -175,47 +173,15 @@ class Directory:
 
     async def wait_ready(self) -> None:
         """Until everything that was stored when the watch began is here."""
-        await self._ready.wait()
+        await self._follower.wait_ready()
 
     async def run(self) -> None:
         """Follow the store until cancelled. A lost watch is opened again; meanwhile the last picture stands."""
-        wait_s = _REOPEN_FIRST_S
-        while True:
-            try:
-                async with self._key_value.watch(AGENTS_PREFIX) as events:
-                    self._replayed = set()
-                    async for event in events:
-                        wait_s = _REOPEN_FIRST_S
-                        self._follow(event)
-            except EngineError as error:
-                _log.warning("agent_watch_lost", extra={"reason": error.detail})
-            finally:
-                self._replayed = None
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _REOPEN_MAX_S)
-
-    def _follow(self, event: KvEvent) -> None:
-        match event:
-            case KvEntry():
-                self.apply(event)
-            case KvDeleted():
-                self.apply_deleted(_agent_id_of(event.key), event.revision)
-            case KvCaughtUp():
-                self._end_replay()
-
-    def _end_replay(self) -> None:
-        """What the replay of a reopened watch did not show was deleted while nobody watched."""
-        replayed, self._replayed = self._replayed, None
-        if replayed is not None:
-            for agent_id in [agent_id for agent_id in self._known if agent_id not in replayed]:
-                self._remove(agent_id, self._known[agent_id].revision)
-        self._ready.set()
+        await self._follower.run()
 
     def apply(self, entry: KvEntry) -> None:
         """Show a stored record, unless a later one is shown already. Raises nothing: an unreadable one is logged."""
         agent_id = _agent_id_of(entry.key)
-        if self._replayed is not None:
-            self._replayed.add(agent_id)
         known = self._known.get(agent_id)
         if (known is not None and known.revision >= entry.revision) or self._removed.get(agent_id, -1) > entry.revision:
             return
@@ -241,6 +207,12 @@ class Directory:
         known = self._known.get(agent_id)
         if known is not None and known.revision <= revision:
             self._remove(agent_id, revision)
+
+    def _apply_deleted_key(self, event: KvDeleted) -> None:
+        self.apply_deleted(_agent_id_of(event.key), event.revision)
+
+    def _revisions(self) -> Mapping[str, int]:
+        return {f"{AGENTS_PREFIX}.{agent_id}": known.revision for agent_id, known in self._known.items()}
 
     def show(self, agent: Agent) -> None:
         """Show what presence observed before it is stored. An agent that is gone meanwhile stays gone."""

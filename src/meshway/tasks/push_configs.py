@@ -4,7 +4,6 @@ Every append to a task asks whether anybody does, so which tasks have configs is
 at every hub. Not here: what is sent, and how far a receiver has come beyond `last_queued`.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -13,19 +12,17 @@ import msgspec
 from meshway.engine.ports import (
     Durability,
     KeyValue,
-    KvCaughtUp,
     KvConflict,
     KvCreate,
     KvDelete,
     KvDeleted,
     KvEntry,
-    KvEvent,
     KvUpdate,
     KvWritten,
-    SubscriptionLost,
+    PrefixFollower,
     Undecided,
 )
-from meshway.kernel.errors import CapacityReached, EngineError, EngineUnavailable, StoreCorrupt
+from meshway.kernel.errors import CapacityReached, EngineUnavailable, StoreCorrupt
 from meshway.kernel.ids import AgentId, PrincipalId, TaskId
 from meshway.tasks.settings import TaskSettings
 from meshway.tasks.tokens import task_token
@@ -39,8 +36,6 @@ _log = logging.getLogger(__name__)
 _PREFIX = "taskpush"
 # Writes that met somebody else's, or an engine that could not say; more is no coincidence.
 _ROUNDS_MAX = 16
-# A lost watch is opened again after this, doubled up to the maximum: long enough not to hammer an engine that is away.
-_REOPEN_FIRST_S, _REOPEN_MAX_S = 0.5, 10.0
 
 _encode = msgspec.json.Encoder().encode
 
@@ -95,9 +90,13 @@ class PushConfigStore:
         self._task_of: dict[str, tuple[str, str]] = {}
         self._keys_of: dict[tuple[str, str], dict[str, None]] = {}
         self._listeners: list[Callable[[str, PushConfig | None], None]] = []
-        # Keys seen since the watch was opened, until it has caught up.
-        self._replayed: set[str] | None = None
-        self._ready = asyncio.Event()
+        self._follower = PrefixFollower(
+            key_value,
+            _PREFIX,
+            known=lambda: self._revisions,
+            entry=self._show_readable,
+            deleted=self._hide_deleted,
+        )
 
     # From memory
 
@@ -227,52 +226,24 @@ class PushConfigStore:
 
     async def wait_ready(self) -> None:
         """Until everything that was stored when the watch began is here."""
-        await self._ready.wait()
+        await self._follower.wait_ready()
 
     async def run(self) -> None:
         """Follow the store until cancelled. A lost watch is opened again; meanwhile the last picture stands."""
-        wait_s = _REOPEN_FIRST_S
-        while True:
-            try:
-                async with self._key_value.watch(_PREFIX) as events:
-                    self._replayed = set()
-                    async for event in events:
-                        wait_s = _REOPEN_FIRST_S
-                        self._follow(event)
-            except (EngineError, SubscriptionLost) as error:
-                _log.warning("push_config_watch_lost", extra={"reason": str(error)})
-            finally:
-                self._replayed = None
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _REOPEN_MAX_S)
+        await self._follower.run()
 
-    def _follow(self, event: KvEvent) -> None:
-        match event:
-            case KvEntry():
-                if self._replayed is not None:
-                    self._replayed.add(event.key)
-                config = _readable(event)
-                if config is not None:
-                    self._show(event.key, config, event.revision)
-            case KvDeleted():
-                self._hide(event.key, event.revision)
-            case KvCaughtUp():
-                self._end_replay()
+    def _show_readable(self, entry: KvEntry) -> None:
+        config = _readable(entry)
+        if config is not None:
+            self._show(entry.key, config, entry.revision)
 
-    def _end_replay(self) -> None:
-        """What the replay of a reopened watch did not show was deleted while nobody watched."""
-        replayed, self._replayed = self._replayed, None
-        if replayed is not None:
-            for key in [key for key in self._revisions if key not in replayed]:
-                self._hide(key, self._revisions[key])
-        self._ready.set()
+    def _hide_deleted(self, event: KvDeleted) -> None:
+        self._hide(event.key, event.revision)
 
     def _show(self, key: str, config: PushConfig, revision: int) -> None:
         """Unless a later write is shown already: our own writes are here before the watch tells of them."""
         if self._revisions.get(key, -1) >= revision:
             return
-        if self._replayed is not None:
-            self._replayed.add(key)
         self._revisions[key] = revision
         task = (config.agent_id, config.task_id)
         self._task_of[key] = task

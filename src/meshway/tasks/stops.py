@@ -3,28 +3,25 @@
 A record per stop, `stops.agent.<id>` and `stops.all`; every hub of a mesh follows them and answers from memory.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from meshway.engine.ports import (
     KeyValue,
-    KvCaughtUp,
     KvConflict,
     KvCreate,
     KvDelete,
     KvDeleted,
     KvEntry,
-    KvEvent,
     KvUpdate,
     KvWritten,
-    SubscriptionLost,
+    PrefixFollower,
     Undecided,
 )
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import AgentStopped, EngineError, EngineUnavailable
+from meshway.kernel.errors import AgentStopped, EngineUnavailable
 from meshway.kernel.ids import AgentId, PrincipalId
 from meshway.kernel.principal import Principal
 
@@ -36,9 +33,6 @@ _PREFIX = "stops"
 _ALL = f"{_PREFIX}.all"
 _AGENT_PREFIX = f"{_PREFIX}.agent."
 _ROUNDS_MAX = 16
-# Wait before a lost watch is opened again: the store needs a moment, callers go on with what is known.
-_REOPEN_FIRST_S = 0.1
-_REOPEN_MAX_S = 5.0
 # Somebody looks at what happened first; who asks more often only makes noise.
 _RETRY_AFTER_MS = 30_000
 
@@ -70,8 +64,9 @@ class StopBook:
         # Of the last change shown, removals included: a watch that lags behind our own writes changes nothing.
         self._revisions: dict[str, int] = {}
         self._listeners: list[Callable[[AgentId | None, Stop | None], None]] = []
-        self._ready = asyncio.Event()
-        self._replayed: set[str] | None = None
+        self._follower = PrefixFollower(
+            key_value, _PREFIX, known=self._revisions_shown, entry=self._show_entry, deleted=self._show_deleted
+        )
 
     # Asking
 
@@ -159,42 +154,20 @@ class StopBook:
 
     async def wait_ready(self) -> None:
         """Until everything that was stored when the watch began is here; no call is let through before."""
-        await self._ready.wait()
+        await self._follower.wait_ready()
 
     async def run(self) -> None:
         """Follow the store until cancelled. A lost watch is opened again; meanwhile the last picture stands."""
-        wait_s = _REOPEN_FIRST_S
-        while True:
-            try:
-                async with self._key_value.watch(_PREFIX) as events:
-                    self._replayed = set()
-                    async for event in events:
-                        wait_s = _REOPEN_FIRST_S
-                        self._follow(event)
-            except (EngineError, SubscriptionLost) as error:
-                _log.warning("stop_watch_lost", extra={"reason": str(error)})
-            finally:
-                self._replayed = None
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _REOPEN_MAX_S)
+        await self._follower.run()
 
-    def _follow(self, event: KvEvent) -> None:
-        match event:
-            case KvEntry():
-                if self._replayed is not None:
-                    self._replayed.add(event.key)
-                self._show(event.key, _read(event), event.revision)
-            case KvDeleted():
-                self._show(event.key, None, event.revision)
-            case KvCaughtUp():
-                self._end_replay()
-                self._ready.set()
+    def _show_entry(self, entry: KvEntry) -> None:
+        self._show(entry.key, _read(entry), entry.revision)
 
-    def _end_replay(self) -> None:
-        """What the replay of a reopened watch did not show was lifted while nobody watched."""
-        replayed, self._replayed = self._replayed, None
-        for key in [key for key in self._stops if replayed is not None and key not in replayed]:
-            self._show(key, None, self._revisions[key])
+    def _show_deleted(self, event: KvDeleted) -> None:
+        self._show(event.key, None, event.revision)
+
+    def _revisions_shown(self) -> Mapping[str, int]:
+        return {key: self._revisions[key] for key in self._stops}
 
     def _show(self, key: str, stop: Stop | None, revision: int) -> None:
         if revision < self._revisions.get(key, 0):

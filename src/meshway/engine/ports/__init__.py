@@ -40,6 +40,9 @@ from meshway.engine.ports.engine import (
     Engine,
     EngineHealth,
 )
+from meshway.engine.ports.following import (
+    PrefixFollower,
+)
 from meshway.engine.ports.key_value import (
     KeyValue,
     KvCaughtUp,
@@ -148,6 +151,7 @@ __all__ = [
     "LogTail",
     "LogTrim",
     "NoResponder",
+    "PrefixFollower",
     "Priority",
     "Queue",
     "QueueAdmin",
