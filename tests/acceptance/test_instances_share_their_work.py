@@ -219,6 +219,71 @@ async def test_a_handler_that_asks_for_it_is_given_another_attempt_and_its_first
     assert [(each.task_id, each.reason) for each in lost.items] == [(ends["refused"].id, "no such number")]
 
 
+# --- removed --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_processes_of_an_agent_that_is_removed_end_and_what_they_worked_on_is_cancelled(
+    hub: HubProcess,
+) -> None:
+    agent = Agent("removed", capacity=1)
+    at_work, ends = asyncio.Event(), []
+
+    @agent.handler
+    async def work(task: TaskContext) -> str:
+        at_work.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ends.append(task.id)
+        return "too late"
+
+    serve = asyncio.create_task(agent.serve(hub.url))
+    async with MeshwayClient(hub.url) as client:
+        await until(lambda: len(_instances(hub, agent.id)) == 1)
+        running = await client.tasks.submit("go", agent=agent.id)
+        await at_work.wait()
+        waiting = await client.tasks.submit("later", agent=agent.id)
+        await client.agents.remove(agent.id)
+        with pytest.raises(HubError) as removed:
+            await asyncio.wait_for(serve, 5)
+        # Its tasks are found again with it.
+        async with serving(hub, _prompt(agent.id)):
+            await _end_of(client, waiting.id)
+            cancelled = await client.tasks.get(running.id)
+    assert removed.value.code == "agent_not_found"
+    assert ends == [running.id]
+    assert cancelled.status.state == "TASK_STATE_CANCELED"
+    assert cancelled.status.message is not None
+    assert "removed" in cancelled.status.message.text
+
+
+def _prompt(agent_id: str) -> Agent:
+    agent = Agent(agent_id)
+
+    @agent.handler
+    async def work(task: TaskContext) -> str:
+        return task.text
+
+    return agent
+
+
+async def test_an_idle_process_hears_at_once_that_its_instance_was_removed_and_the_others_go_on(
+    hub: HubProcess,
+) -> None:
+    one, two = _prompt("halved"), _prompt("halved")
+    async with serving(hub, two):
+        (kept,) = [each["id"] for each in _instances(hub, "halved")]
+        serve = asyncio.create_task(one.serve(hub.url))
+        await until(lambda: len(_instances(hub, "halved")) == 2)
+        (gone,) = [each["id"] for each in _instances(hub, "halved") if each["id"] != kept]
+        assert hub.request("DELETE", f"/v1/agents/halved/instances/{gone}")[0] == 204
+        with pytest.raises(HubError, match=gone):
+            await asyncio.wait_for(serve, 5)
+        async with MeshwayClient(hub.url) as client:
+            assert (await client.ask("halved", "still there")).text == "still there"
+    assert [each["id"] for each in _instances(hub, "halved")] in ([], [kept])
+
+
 # --- nobody there ---------------------------------------------------------------------------------------------------
 
 

@@ -246,13 +246,17 @@ async def rest_hub(
         follow.cancel()
 
 
+async def _nobody_runs(_: object) -> int:
+    return 0
+
+
 def _agent_use_cases(places: RegistryPlaces, balancer: Balancer) -> AgentUseCases:
     return AgentUseCases(
         register=RegisterAgent(places),
         find=FindAgents(places),
         show=ShowAgent(places),
         update=UpdateAgent(places),
-        remove=RemoveAgent(places),
+        remove=RemoveAgent(places, cancel_running=_nobody_runs),
         drain=DrainAgent(places),
         resume=ResumeAgent(places),
         heartbeat=HeartbeatAgent(places, balancer),

@@ -47,7 +47,7 @@ from meshway.kernel.principal import Principal, Scope
 from meshway.registry.agent_store import AgentStore
 from meshway.registry.directory import Directory
 from meshway.registry.settings import RegistrySettings
-from meshway.registry.values import Agent, AgentSettings, CardFacts
+from meshway.registry.values import Agent, AgentSettings, AgentState, CardFacts, Instance
 from meshway.tasks.audit import AuditLog
 from meshway.tasks.children import TaskChildren
 from meshway.tasks.claims import Claim, Claims
@@ -379,7 +379,20 @@ class TaskRig:
     async def take(self, count: int = 10, *, instance: str = "one", wait_ms: int = 0) -> Sequence[HandedTask]:
         """What an instance is given. The engine looks for what is due first, as it does each second."""
         await self.engine.sweep()
+        await self.join(instance)
         return await self.leasing.execute(COUNTER, InstanceId(instance), count=count, wait_ms=wait_ms, told=self._heard)
+
+    async def join(self, instance: str) -> None:
+        """Register the instance; nothing where it is."""
+        new = Instance(id=InstanceId(instance), url="", interfaces=(), state=AgentState.ONLINE)
+
+        def decide(stored: Agent | None) -> Agent:
+            assert stored is not None
+            if stored.instance(new.id) is not None:
+                return stored
+            return msgspec.structs.replace(stored, instances=(*stored.instances, new))
+
+        await self.agents.change(COUNTER, decide)
 
     async def take_one(self, *, instance: str = "one") -> HandedTask:
         (handed,) = await self.take(1, instance=instance)

@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -301,12 +302,13 @@ def _rest_services(
     rooms: tuple[Channels, Tasks],
 ) -> RestServices:
     places = registry.places
+    channels, tasks = rooms
     agents = AgentUseCases(
         register=register,
         find=FindAgents(places),
         show=ShowAgent(places),
         update=UpdateAgent(places),
-        remove=RemoveAgent(places),
+        remove=RemoveAgent(places, cancel_running=partial(tasks.running.execute, reason="its agent was removed")),
         drain=DrainAgent(places),
         resume=ResumeAgent(places),
         heartbeat=HeartbeatAgent(places, registry.balancer),
@@ -314,7 +316,6 @@ def _rest_services(
         watch=WatchAgents(places),
         in_flight=registry.balancer.in_flight,
     )
-    channels, tasks = rooms
     return RestServices(
         agents=agents,
         channels=channels.use_cases,

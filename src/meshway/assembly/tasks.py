@@ -89,6 +89,7 @@ class Tasks:
     use_cases: TaskUseCases
     calls: CallPlaces
     audit: AuditLog
+    running: CancelRunningTasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,11 @@ async def build_tasks(ground: TaskGround, duties: Duties, stack: AsyncExitStack)
     duties.start("task_sweep", SweepTasks(ground.engine.log, kept.owners, ground.clock).run)
     _measure(ground, places, relay)
     audit = AuditLog(ground.engine.log, ground.clock)
-    return Tasks(_use_cases(ground, places, work, relay, audit), _calls(ground, kept, places, work, relay), audit)
+    running = CancelRunningTasks(places, work.cancel, relay.pumps)
+    stop = StopAgents(places.directory, places.admission, places.stops, audit, cancel_running=running.execute)
+    return Tasks(
+        _use_cases(ground, places, work, relay, stop), _calls(ground, kept, places, work, relay), audit, running
+    )
 
 
 def _work(
@@ -319,9 +324,8 @@ def _calls(ground: TaskGround, kept: _Kept, places: TaskPlaces, work: _Work, rel
     )
 
 
-def _use_cases(ground: TaskGround, places: TaskPlaces, work: _Work, relay: _Relay, audit: AuditLog) -> TaskUseCases:
+def _use_cases(ground: TaskGround, places: TaskPlaces, work: _Work, relay: _Relay, stop: StopAgents) -> TaskUseCases:
     show = ShowTask(places, get_relayed=relay.recorded.get)
-    running = CancelRunningTasks(places, work.cancel, relay.pumps)
     return TaskUseCases(
         submit=SubmitTask(places, work.accept, show),
         show=show,
@@ -331,7 +335,7 @@ def _use_cases(ground: TaskGround, places: TaskPlaces, work: _Work, relay: _Rela
         serve=ServeAgent(ground.registry, places),
         lease=work.lease,
         report=work.reports,
-        stop=StopAgents(places.directory, places.admission, places.stops, audit, cancel_running=running.execute),
+        stop=stop,
     )
 
 

@@ -1,4 +1,4 @@
-"""Cancel everything that runs at an agent, or anywhere, and what it has caused: the second half of a stop."""
+"""Cancel all that runs at an agent, or anywhere, and what it has caused: for stops, and agents that are removed."""
 
 import logging
 
@@ -18,7 +18,6 @@ _log = logging.getLogger(__name__)
 _STOPPER = Principal(PrincipalId("_stop"), frozenset({Scope("admin")}))
 _RUNNING = (TaskState.WORKING, TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
 _PAGE = 100
-_REASON = "stopped by an operator"
 
 
 class CancelRunningTasks:
@@ -29,12 +28,12 @@ class CancelRunningTasks:
         self._cancel = cancel
         self._pumps = pumps
 
-    async def execute(self, agent_id: AgentId | None) -> int:
+    async def execute(self, agent_id: AgentId | None, *, reason: str = "stopped by an operator") -> int:
         """How many were cancelled; None: at all agents. Failures are logged. Raises: EngineUnavailable."""
         cancelled = 0
         for state in _RUNNING:
             for owner in await self._in_state(agent_id, state):
-                cancelled += await self._end(owner)
+                cancelled += await self._end(owner, reason)
         return cancelled
 
     async def _in_state(self, agent_id: AgentId | None, state: TaskState) -> list[TaskOwner]:
@@ -47,13 +46,13 @@ class CancelRunningTasks:
             token = page.next_page_token
         return found
 
-    async def _end(self, owner: TaskOwner) -> int:
+    async def _end(self, owner: TaskOwner, reason: str) -> int:
         try:
             if owner.hub_owned:
-                await self._cancel.cancel(owner, reason=_REASON)
+                await self._cancel.cancel(owner, reason=reason)
             else:
                 await self._cancel.cancel_relayed(owner)
-                await self._cancel.cancel_children(owner, reason=_REASON)
+                await self._cancel.cancel_children(owner, reason=reason)
         except MeshwayError as error:
             facts = {"agent": owner.agent_id, "task": owner.task_id, "reason": error.detail}
             _log.warning("running_task_not_cancelled", extra=facts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshway.engine.ports import Lease
 from meshway.gateway.task_places import TaskPlaces
-from meshway.kernel.errors import InvalidRequest, MeshwayError, StoreCorrupt
+from meshway.kernel.errors import AgentNotFound, InvalidRequest, MeshwayError, StoreCorrupt
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.kernel.retry import is_exhausted
 from meshway.registry.values import Agent, AgentState
@@ -17,10 +17,12 @@ from meshway.tasks.inbox import InboxItem, read_item
 from meshway.tasks.track import Draft, Track
 from meshway.tasks.values import TaskOwner, TaskState
 
-__all__ = ["HandedTask", "LeaseTasks", "Standing", "attempts_max_of"]
+__all__ = ["HUB_INSTANCE", "HandedTask", "LeaseTasks", "Standing", "attempts_max_of"]
 
 _log = logging.getLogger(__name__)
 
+# As whom the hub itself takes tasks of agents with a URL; an instance cannot be called so by accident.
+HUB_INSTANCE = InstanceId("hub_delivery")
 # Hand-outs of nothing but ended tasks in one call; then the caller asks again, and others get their turn.
 _ROUNDS_MAX = 100
 # How soon an instance that is drained no more asks again; draining is an operator's affair of minutes.
@@ -41,10 +43,11 @@ class HandedTask:
     snapshot: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Taker:
     """Who asks for tasks, and how it is told to stop."""
 
+    agent_id: AgentId
     instance_id: InstanceId
     told: Callable[[Claim, str], None]
     standing: "Standing"
@@ -65,6 +68,10 @@ class Standing:
     def lose(self) -> None:
         """It let a lease run out. Its wait for tasks ends."""
         self._good.clear()
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """End its wait for tasks: what allowed it has changed."""
         if self._waits is not None and not self._waits.expired():
             self._waits.reschedule(asyncio.get_running_loop().time())
 
@@ -94,7 +101,10 @@ class LeaseTasks:
         self._places = places
         # Replaced at each stop and resume.
         self._stops_changed = asyncio.Event()
+        # Those who wait for tasks at this moment.
+        self._takers: set[_Taker] = set()
         places.stops.listen(self._heard_of_stop)
+        places.directory.listen(self._heard_of_agent)
 
     def monotonic_ms(self) -> float:
         """What the ends of leases are compared with."""
@@ -113,22 +123,52 @@ class LeaseTasks:
         """Up to `count` for an instance that was admitted; as soon as one is due, empty after `wait_ms`.
 
         A stopped agent gets none, nor an instance that drains or lost its `standing`. `told` hears when the work on
-        one must end. Raises: EngineUnavailable, StorageFull.
+        one must end. Raises: AgentNotFound (agent or instance was removed), EngineUnavailable, StorageFull.
         """
-        taker = _Taker(instance_id, told, standing or Standing())
+        taker = _Taker(agent_id, instance_id, told, standing or Standing())
         places = self._places
         ends_ms = places.clock.monotonic_ms() + wait_ms
         for _ in range(_ROUNDS_MAX):
+            self._refuse_removed(agent_id, instance_id)
             if not await self._until_allowed(agent_id, instance_id, ends_ms):
                 return []
             left_ms = max(0, int(ends_ms - places.clock.monotonic_ms()))
-            leases = await taker.standing.lease(places.tasks.inbox.lease(agent_id, count=count, wait_ms=left_ms))
+            leases = await self._lease(taker, count=count, wait_ms=left_ms)
             if not leases:
+                self._refuse_removed(agent_id, instance_id)
                 return []
             handed = await self._claim_all(leases, taker)
             if handed or not taker.standing.is_good:
                 return handed
         return []
+
+    async def _lease(self, taker: _Taker, *, count: int, wait_ms: int) -> Sequence[Lease]:
+        self._takers.add(taker)
+        try:
+            inbox = self._places.tasks.inbox
+            return await taker.standing.lease(inbox.lease(taker.agent_id, count=count, wait_ms=wait_ms))
+        finally:
+            self._takers.discard(taker)
+
+    def _refuse_removed(self, agent_id: AgentId, instance_id: InstanceId) -> None:
+        if self._is_known(agent_id, instance_id):
+            return
+        if self._places.directory.get(agent_id) is None:
+            text = f"There is no agent {agent_id!r} at this hub (any more); register it again to go on."
+        else:
+            text = f"Agent {agent_id!r} has no instance {instance_id!r} (any more)."
+        raise AgentNotFound(text, agent=agent_id)
+
+    def _is_known(self, agent_id: AgentId, instance_id: InstanceId) -> bool:
+        agent = self._places.directory.get(agent_id)
+        if agent is None:
+            return False
+        return agent.instance(instance_id) is not None if agent.pull else instance_id == HUB_INSTANCE
+
+    def _heard_of_agent(self, agent_id: AgentId, _: Agent | None) -> None:
+        for taker in self._takers:
+            if taker.agent_id == agent_id and not self._is_known(agent_id, taker.instance_id):
+                taker.standing.interrupt()
 
     async def _until_allowed(self, agent_id: AgentId, instance_id: InstanceId, ends_ms: float) -> bool:
         """Queued work of a stopped agent is held. False: it may still take nothing when the time is over."""
@@ -148,6 +188,12 @@ class LeaseTasks:
         agent = self._places.directory.get(agent_id)
         instances = () if agent is None else agent.instances
         return any(each.id == instance_id and each.state is AgentState.DRAINING for each in instances)
+
+    def _may_have(self, agent_id: AgentId, taker: _Taker) -> bool:
+        """Nothing is handed out in a stop or a drain, nor to who was removed or fell silent."""
+        if self._places.stops.is_stopped(agent_id) or self._is_draining(agent_id, taker.instance_id):
+            return False
+        return taker.standing.is_good and self._is_known(agent_id, taker.instance_id)
 
     def _heard_of_stop(self, *_: object) -> None:
         changed, self._stops_changed = self._stops_changed, asyncio.Event()
@@ -189,9 +235,8 @@ class LeaseTasks:
         if before is not None:
             # The engine was faster than the look at all claims. Where the taker had it, that costs it its standing.
             places.claims.end(before, "its lease has ended")
-        is_draining = self._is_draining(item.agent_id, taker.instance_id)
-        if places.stops.is_stopped(item.agent_id) or is_draining or not taker.standing.is_good:
-            # It was waited for since before the stop or the drain, or since before the instance fell silent.
+        if not self._may_have(item.agent_id, taker):
+            # It was waited for since before that changed.
             await self._hold(lease, item)
             return None
         agent = places.agent(item.agent_id)

@@ -5,12 +5,12 @@ import contextlib
 import logging
 
 from meshway.gateway.agent_tasks import AgentTasks
-from meshway.gateway.lease_tasks import HandedTask, LeaseTasks
+from meshway.gateway.lease_tasks import HUB_INSTANCE, HandedTask, LeaseTasks
 from meshway.gateway.push_attempt import PushAttempt
 from meshway.gateway.report_tasks import ReportTasks, TaskSettlementItem
 from meshway.gateway.task_places import TaskPlaces
 from meshway.kernel.errors import CallerError, MeshwayError, UpstreamUnreachable
-from meshway.kernel.ids import AgentId, InstanceId
+from meshway.kernel.ids import AgentId
 from meshway.tasks.claims import Claim
 from meshway.tasks.inbox import InboxItem
 from meshway.tasks.tokens import agent_of_inbox
@@ -19,8 +19,6 @@ __all__ = ["PushInbox"]
 
 _log = logging.getLogger(__name__)
 
-# As whom the hub claims; no instance of an agent may be called so by accident, for it has an underscore in it.
-_HUB = InstanceId("hub_delivery")
 # Calls of one agent at once: enough for slow models, few enough for small servers. The agent's own capacity holds too.
 _CALLS_MAX = 32
 # An idle inbox is waited for this long before its worker goes; the next task wakes another one.
@@ -107,7 +105,9 @@ class PushInbox:
     async def _take(self, agent_id: AgentId, count: int) -> list[HandedTask]:
         self._woken.discard(agent_id)
         try:
-            handed = await self._lease.execute(agent_id, _HUB, count=max(1, count), wait_ms=_IDLE_MS, told=self._told)
+            handed = await self._lease.execute(
+                agent_id, HUB_INSTANCE, count=max(1, count), wait_ms=_IDLE_MS, told=self._told
+            )
         except MeshwayError as error:
             _log.warning("durable_tasks_not_taken", extra={"agent": agent_id, "reason": error.detail})
             await asyncio.sleep(_PAUSE_S)
@@ -123,6 +123,7 @@ class PushInbox:
         claim = handed.claim
         agent = self._places.directory.get(claim.agent_id)
         if agent is None or agent.pull:
+            # Since it was leased.
             await self._settle(claim, "release", "the agent is not called by URL any more")
             return
         attempt = PushAttempt(self._places, self._agents, self._reports, agent, handed)

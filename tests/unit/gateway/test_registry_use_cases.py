@@ -379,6 +379,11 @@ async def test_a_patch_without_effect_writes_nothing(world):
     assert len(world.key_value.writes) == writes
 
 
+async def unwanted(agent_id):
+    """Calls of agents with a URL end as they end."""
+    raise AssertionError(f"work of {agent_id} was cancelled")
+
+
 async def test_others_may_neither_change_drain_nor_remove(world):
     await world.register(SERVER)
     spec, one = InstanceSpec(url=HOME), InstanceId("x")
@@ -387,14 +392,14 @@ async def test_others_may_neither_change_drain_nor_remove(world):
             lambda who: world.update(who),
             lambda who: DrainAgent(world.places).execute(who, ECHO),
             lambda who: ResumeAgent(world.places).execute(who, ECHO),
-            lambda who: RemoveAgent(world.places).execute(who, ECHO),
+            lambda who: RemoveAgent(world.places, cancel_running=unwanted).execute(who, ECHO),
             lambda who: ManageInstances(world.places).add(who, ECHO, spec),
             lambda who: ManageInstances(world.places).update(who, ECHO, one, InstancePatch()),
             lambda who: ManageInstances(world.places).remove(who, ECHO, one),
         ):
             with pytest.raises(Forbidden):
                 await forbidden(who)
-    await RemoveAgent(world.places).execute(SERVER, ECHO)
+    await RemoveAgent(world.places, cancel_running=unwanted).execute(SERVER, ECHO)
 
 
 async def test_what_is_not_there_is_not_found(world):
@@ -402,7 +407,7 @@ async def test_what_is_not_there_is_not_found(world):
         world.update(),
         world.beat(),
         DrainAgent(world.places).execute(LOCAL_OPERATOR, ECHO),
-        RemoveAgent(world.places).execute(LOCAL_OPERATOR, ECHO),
+        RemoveAgent(world.places, cancel_running=unwanted).execute(LOCAL_OPERATOR, ECHO),
         ShowAgent(world.places).execute(LOCAL_OPERATOR, ECHO),
     ):
         with pytest.raises(AgentNotFound):
