@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from meshway.client import MeshwayClient
 from meshway.client.task_values import TaskReceipt
 from support.crash_journal import read_journals
 from support.hub_process import HubProcess, running_hub
+from support.link_client import link_client
 from support.polling_instance import PollingInstance, status
+from support.raw_agent import RawRequest, Wire, raw_agent, registered_agent
 from support.task_children import child_agent, text_of
 from support.task_clients import FollowedTask, followed, until
 from support.task_judge import faults_of
 from support.tcp_proxy import tcp_proxy
+from support.wire_client import V10, rpc, say, send_params
 
 # Short: a lost instance is missed within a second and a half, and two attempts are all there are.
 QUICK = "[tasks]\nlease_ms = 1500\nreconnect_grace_ms = 500\nattempts_max = 2\n"
@@ -239,6 +242,29 @@ async def test_an_instance_that_says_farewell_frees_its_work_at_once(usual: Crew
             await assert_done_by_the_second(client, task, first, second)
 
 
+async def test_what_an_instance_holds_when_it_says_bye_is_due_again_at_once_and_costs_no_attempt(usual: Crew):
+    card = {"name": "Leaver", "description": "", "version": "1", "skills": []}
+    # More than the attempts there are.
+    names = [f"one-{number}" for number in range(7)]
+    async with MeshwayClient(usual.hub.url) as client:
+        task = None
+        for name in names:
+            async with link_client(usual.hub.port) as instance:
+                await instance.send("serve", id="s", agent="leaver", card=card, instance=name, credit=1)
+                await instance.expect("served")
+                task = task or await client.tasks.submit("hi", agent="leaver")
+                # At the next one long before the grace and the lease are over.
+                (handed,) = (await asyncio.wait_for(instance.expect("tasks"), 3))["tasks"]
+                assert handed["task_id"] == task.id
+                # Without a word about the task.
+                await instance.send("bye", id="s")
+                await instance.expect("unsubscribed")
+        assert task is not None
+        receipts = await client.tasks.receipts(task.id)
+    assert [instance for _, instance in claims(receipts)] == names
+    assert receipts[-1].state != "failed"
+
+
 async def test_sigterm_finishes_what_runs_and_leaves_the_rest_to_others(usual: Crew):
     async with MeshwayClient(usual.hub.url) as client:
         with usual.worker() as first:
@@ -260,22 +286,46 @@ async def test_sigterm_finishes_what_runs_and_leaves_the_rest_to_others(usual: C
 
 @pytest.mark.parametrize("end", [HubProcess.kill, HubProcess.stop])
 async def test_an_instance_goes_on_when_the_hub_is_back_and_repeats_no_work(tmp_path: Path, end):
-    # Beyond the grace, for a hub that is asked to stop.
+    with running_hub() as hub:
+        took_s = await _goes_on_after(lambda: end(hub), Crew(hub, tmp_path))
+        # Streams of what instances took along hold up nobody; the drain might have taken 20 s.
+        assert took_s < 5
+
+
+async def test_a_long_drain_frees_nothing_that_an_instance_took_along(tmp_path: Path):
+    async def never_answer(_: RawRequest, wire: Wire) -> None:
+        await wire.closed.wait()
+
+    # Beyond the grace of 5 s.
     with running_hub(config="[http]\ndrain_timeout_ms = 7000\n") as hub:
-        crew = Crew(hub, tmp_path)
-        async with MeshwayClient(hub.url) as client:
-            with crew.worker() as worker:
-                await until(lambda: crew.online() == 1)
-                async with followed(client.stream(crew.agent, "12 0.3 signed")) as task:
-                    await task.until_chunks(3)
-                    await asyncio.to_thread(end, hub)
-                    # Its handler works on without a hub.
-                    await asyncio.to_thread(hub.start)
-                assert faults_of(task.events, expected_text=text_of(12, attempt=1)) == []
-                ((attempt, instance),) = claims(await client.tasks.receipts(task.task_id))
-                assert attempt == 1
-                assert worker.is_meant_by(instance)
-        assert crew.journal("began") == crew.journal("ended") == [1]
+        async with registered_agent(hub, raw_agent(never_answer)) as slow, asyncio.TaskGroup() as group:
+            body = rpc("SendMessage", send_params("hi"))
+            asking = group.create_task(say(hub, "POST", f"/a2a/{slow.id}", body, headers=V10))
+            await slow.wait_seen()
+            took_s = await _goes_on_after(hub.stop, Crew(hub, tmp_path))
+            await asyncio.wait([asking])
+        assert took_s > 6
+
+
+async def _goes_on_after(end: Callable[[], object], crew: Crew) -> float:
+    """An instance works on while the hub ends and starts again. How long the end took, in seconds."""
+    loop = asyncio.get_running_loop()
+    async with MeshwayClient(crew.hub.url) as client:
+        with crew.worker() as worker:
+            await until(lambda: crew.online() == 1)
+            async with followed(client.stream(crew.agent, "12 0.3 signed")) as task:
+                await task.until_chunks(3)
+                began_s = loop.time()
+                await asyncio.to_thread(end)
+                took_s = loop.time() - began_s
+                # Its handler works on without a hub.
+                await asyncio.to_thread(crew.hub.start)
+            assert faults_of(task.events, expected_text=text_of(12, attempt=1)) == []
+            ((attempt, instance),) = claims(await client.tasks.receipts(task.task_id))
+            assert attempt == 1
+            assert worker.is_meant_by(instance)
+    assert crew.journal("began") == crew.journal("ended") == [1]
+    return took_s
 
 
 async def test_a_task_whose_attempts_are_used_up_is_a_dead_letter_and_another_task_when_redriven(quick: Crew):

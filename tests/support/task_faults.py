@@ -13,7 +13,7 @@ from meshway.gateway.watch_tasks import WatchTasks
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.tasks import event_bodies
 from meshway.tasks.claims import Claim, Claims
-from meshway.tasks.follower import TaskFollower
+from meshway.tasks.follower import Outlet, TaskFollower
 from meshway.tasks.hub_tasks import HubTasks
 from meshway.tasks.inbox import InboxItem
 from meshway.tasks.track import Track
@@ -129,8 +129,8 @@ class HearsOnlyWhatComes(TaskFollower):
 
 
 class FollowsBadly(TaskTracks):
-    def follow(self, track: Track, *, after: int) -> TaskFollower:
-        return HearsOnlyWhatComes(track, self._log, after=after)
+    def follow(self, track: Track, *, after: int, outlet: Outlet | None = None) -> TaskFollower:
+        return HearsOnlyWhatComes(track, self._log, after=after, outlet=outlet)
 
 
 class WritesAnywhere(Line):

@@ -144,7 +144,7 @@ class CallOnce:
             return None
         if call.operation is AgentOperation.STREAM_MESSAGE:
             track = await self._recorded.attach(owner)
-            return TaskStream(follow_until_end(self._places, track, after=0), task_id=task_id)
+            return TaskStream(follow_until_end(self._places, track, after=0, outlet=call.outlet), task_id=task_id)
         try:
             return CoreReply(b'{"task":%b}' % await self._recorded.get(owner))
         except UpstreamError:

@@ -5,7 +5,7 @@ To the client it is an agent like any other. Answers are A2A 1.0; the edge puts 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 from meshway.gateway.accept_once import AcceptOnce
 from meshway.gateway.accept_task import TaskRequest
@@ -13,6 +13,7 @@ from meshway.gateway.cancel_task import CancelTask
 from meshway.gateway.ports import AgentCall, CoreReply, TaskStream
 from meshway.gateway.task_places import TaskPlaces
 from meshway.kernel.errors import OperationUnsupported, wrong_field
+from meshway.tasks.follower import Outlet, TaskFollower
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.send_terms import SendTerms
 from meshway.tasks.track import Track
@@ -55,7 +56,7 @@ class InboxCalls:
         """
         terms = call.reader.send_terms()
         accepted = await self._accept.execute(_request(call, terms), method=call.operation.value)
-        return TaskStream(follow_turn(self._places, accepted.track, turn=accepted.track.turn))
+        return TaskStream(follow_turn(self._places, accepted.track, turn=accepted.track.turn, outlet=call.outlet))
 
     async def get(self, call: AgentCall, owner: TaskOwner) -> CoreReply:
         """GetTask. Raises: InvalidRequest, EngineUnavailable."""
@@ -76,10 +77,11 @@ class InboxCalls:
         """
         track = await self._places.tasks.track_of(owner)
         if call.last_event_id is not None:
-            return TaskStream(follow_until_end(self._places, track, after=event_number(call.last_event_id)))
+            after = event_number(call.last_event_id)
+            return TaskStream(follow_until_end(self._places, track, after=after, outlet=call.outlet))
         if track.written_state.is_terminal:
             raise OperationUnsupported(f"Task {owner.task_id!r} has ended: nothing follows; ask for it with GetTask.")
-        return TaskStream(self._snapshot_and_on(track))
+        return TaskStream(self._snapshot_and_on(track, call.outlet))
 
     async def wait_for_turn(self, track: Track, *, wait_ms: int) -> None:
         """Until the task's turn ends, at most so long, and not when this hub drains. Raises: EngineUnavailable."""
@@ -107,17 +109,18 @@ class InboxCalls:
         track = await self._places.tasks.track_of(owner)
         return await self._places.tasks.tracks.picture(track)
 
-    async def _snapshot_and_on(self, track: Track) -> AsyncGenerator[Sequence[TaskEvent], None]:
+    async def _snapshot_and_on(self, track: Track, outlet: Outlet | None) -> AsyncGenerator[Sequence[TaskEvent], None]:
         tracks = self._places.tasks.tracks
         number, state = track.written, track.written_state
-        with tracks.follow(track, after=number) as follower:
+        with _following(self._places, track, after=number, outlet=outlet) as follower:
             events = [event for event in await tracks.events(track) if event.number <= number]
             body = b'{"task":%b}' % TaskPicture.of(event.body for event in events).encode()
             yield (TaskEvent(number=number, body=body, state=state, at_ms=self._places.clock.now_ms()),)
-            while not state.is_terminal:
+            while not state.is_terminal and not _is_cut_off(self._places, follower):
                 taken = await follower.take()
-                state = taken[-1].state
-                yield taken
+                if taken:
+                    state = taken[-1].state
+                    yield taken
 
 
 def _end_now(bound: asyncio.Timeout) -> None:
@@ -125,35 +128,54 @@ def _end_now(bound: asyncio.Timeout) -> None:
         bound.reschedule(asyncio.get_running_loop().time())
 
 
-async def follow_turn(places: TaskPlaces, track: Track, *, turn: int) -> AsyncGenerator[Sequence[TaskEvent], None]:
-    """Events of this turn from its opening on, and then to its end."""
+async def follow_turn(
+    places: TaskPlaces, track: Track, *, turn: int, outlet: Outlet | None = None
+) -> AsyncGenerator[Sequence[TaskEvent], None]:
+    """Events of this turn from its opening on, and then to its end. What `outlet` takes does not come."""
     # Of the first turn everything; a later one began with the last event that was given out.
     after = 0 if turn == 1 else await _before_turn(places, track, turn)
-    with places.tasks.tracks.follow(track, after=after) as follower:
-        while True:
+    with _following(places, track, after=after, outlet=outlet) as follower:
+        while not _is_cut_off(places, follower):
             taken = await follower.take()
             ending = next((i for i, event in enumerate(taken) if event.state.ends_turn and event.turn >= turn), None)
             if ending is not None:
                 # The next turn may have begun already; it is somebody else's.
                 yield taken[: ending + 1]
                 return
-            yield taken
+            if taken:
+                yield taken
 
 
 async def follow_until_end(
-    places: TaskPlaces, track: Track, *, after: int
+    places: TaskPlaces, track: Track, *, after: int, outlet: Outlet | None = None
 ) -> AsyncGenerator[Sequence[TaskEvent], None]:
-    """Events above `after` until the terminal one; nothing where that was given already."""
+    """Events above `after` until the terminal one; nothing where that was given already. As `follow_turn` besides."""
     if track.written_state.is_terminal and after >= track.written:
         return
-    with places.tasks.tracks.follow(track, after=after) as follower:
-        while True:
-            taken = await follower.take_or_nudge()
+    with _following(places, track, after=after, outlet=outlet) as follower:
+        while not _is_cut_off(places, follower):
+            taken = await follower.take()
             if taken:
                 yield taken
             # Somebody may have named a number that the task never reaches.
-            if track.written_state.is_terminal and follower.position >= track.written:
+            if track.written_state.is_terminal and follower.has_all:
                 return
+
+
+@contextlib.contextmanager
+def _following(places: TaskPlaces, track: Track, *, after: int, outlet: Outlet | None) -> Iterator[TaskFollower]:
+    """A follower that is nudged when the hub begins to drain."""
+    tracks = places.tasks.tracks
+    with tracks.follow(track, after=after, outlet=outlet) as follower, places.admission.hearing_of_drain(track.nudge):
+        yield follower
+
+
+def _is_cut_off(places: TaskPlaces, follower: TaskFollower) -> bool:
+    """Whether the hub drains and all that is written was given out.
+
+    Instances take their tasks along, so nothing more comes here; clients go on at another hub, by number.
+    """
+    return places.admission.is_draining and follower.has_all
 
 
 def event_number(last_event_id: str) -> int:

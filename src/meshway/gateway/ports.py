@@ -11,6 +11,7 @@ from meshway.kernel.ids import AgentId, ContextId, KeyId, TaskId
 from meshway.kernel.operations import AgentOperation
 from meshway.kernel.principal import Principal
 from meshway.registry.values import Agent, CardFacts, Instance
+from meshway.tasks.follower import Outlet
 from meshway.tasks.send_terms import SendTerms
 from meshway.tasks.values import TaskEvent, TaskSeen
 
@@ -74,6 +75,8 @@ class AgentCall(msgspec.Struct, kw_only=True):
     last_event_id: str | None = None
     # Whether the transport gives answers and events in A2A 1.0, to be recorded, besides the caller's dialect.
     wants_core: bool = False
+    # Of a stream: where recorded events go past the stream while the caller waits for the next.
+    outlet: Outlet | None = None
 
 
 class AgentReply(msgspec.Struct):

@@ -11,6 +11,7 @@ from meshway.gateway.task_pumps import Pump, TaskPumps
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import MeshwayError, OperationUnsupported
 from meshway.kernel.ids import AgentId, TaskId
+from meshway.tasks.follower import Outlet
 from meshway.tasks.owners import TaskOwners
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.track import Track
@@ -49,10 +50,11 @@ class RecordedCalls:
         """
         track, pump = await self._attach(owner)
         if call.last_event_id is not None:
-            return TaskStream(self._follow(track, pump, after=event_number(call.last_event_id)))
+            after = event_number(call.last_event_id)
+            return TaskStream(self._follow(track, pump, after=after, outlet=call.outlet))
         if track.state.ends_turn:
             raise OperationUnsupported(f"Nothing follows in task {owner.task_id!r}; ask for it with GetTask.")
-        return TaskStream(self._snapshot_and_on(track, pump))
+        return TaskStream(self._snapshot_and_on(track, pump, call.outlet))
 
     async def attach(self, owner: TaskOwner) -> Track:
         """Have the events of the task come in, and all that the agent knows be there. Raises: as `subscribe`."""
@@ -88,10 +90,10 @@ class RecordedCalls:
         return await self._tracks.open(owner.agent_id, owner.task_id, context_id=owner.context_id or "")
 
     async def _follow(
-        self, track: Track, pump: Pump | None, *, after: int
+        self, track: Track, pump: Pump | None, *, after: int, outlet: Outlet | None
     ) -> AsyncGenerator[Sequence[TaskEvent], None]:
         if pump is not None:
-            async for taken in self._pumps.follow(pump, after=after):
+            async for taken in self._pumps.follow(pump, after=after, outlet=outlet):
                 yield taken
             return
         await track.quiet()
@@ -99,11 +101,13 @@ class RecordedCalls:
         if events:
             yield events
 
-    async def _snapshot_and_on(self, track: Track, pump: Pump | None) -> AsyncGenerator[Sequence[TaskEvent], None]:
+    async def _snapshot_and_on(
+        self, track: Track, pump: Pump | None, outlet: Outlet | None
+    ) -> AsyncGenerator[Sequence[TaskEvent], None]:
         await track.quiet()
         events = await self._tracks.events(track)
         number = events[-1].number if events else 0
         body = b'{"task":%b}' % TaskPicture.of(event.body for event in events).encode()
         yield (TaskEvent(number=number, body=body, state=track.state, at_ms=self._clock.now_ms()),)
-        async for taken in self._follow(track, pump, after=number):
+        async for taken in self._follow(track, pump, after=number, outlet=outlet):
             yield taken

@@ -190,7 +190,7 @@ class RelayCall:
         if is_read and before:
             # What the agent said first to this client is in the log already, in one form or another.
             yield StreamEvent(b"", None, first.core, before)
-        rest = self._places.pumps.follow(pump, after=before)
+        rest = self._places.pumps.follow(pump, after=before, outlet=relayed.call.outlet)
         try:
             yield StreamEvent(b"", seen, rest=rest)
         finally:

@@ -31,6 +31,7 @@ from meshway.kernel.errors import (
 )
 from meshway.kernel.ids import AgentId, TaskId, new_id
 from meshway.tasks import event_bodies
+from meshway.tasks.follower import Outlet
 from meshway.tasks.missed_events import is_said_again, missed_events, repeats_the_end
 from meshway.tasks.owners import TaskOwners
 from meshway.tasks.picture import TaskPicture
@@ -176,19 +177,23 @@ class TaskPumps:
         self._group.create_task(self._pump(pump, stream, None))
         return pump
 
-    async def follow(self, pump: Pump, *, after: int) -> AsyncGenerator[Sequence[TaskEvent], None]:
+    async def follow(
+        self, pump: Pump, *, after: int, outlet: Outlet | None = None
+    ) -> AsyncGenerator[Sequence[TaskEvent], None]:
         """Events above `after` for as long as the agent's stream goes on; to the terminal one, if there is one.
+
+        What `outlet` takes does not come.
 
         Raises: what ended the stream before its turn did.
         """
         track = pump.track
-        with self._tracks.follow(track, after=after) as follower:
+        with self._tracks.follow(track, after=after, outlet=outlet) as follower:
             while True:
-                if pump.is_over and follower.position >= track.written:
+                if pump.is_over and follower.has_all:
                     if pump.error is not None:
                         raise pump.error
                     return
-                taken = await follower.take_or_nudge()
+                taken = await follower.take()
                 if taken:
                     yield taken
                     if taken[-1].state.is_terminal:

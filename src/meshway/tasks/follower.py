@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from meshway.engine.ports import FromSequence, Log
 from meshway.tasks.event_writer import event_of_entry
@@ -10,18 +10,23 @@ from meshway.tasks.tokens import events_subject
 from meshway.tasks.track import Track
 from meshway.tasks.values import TaskEvent
 
-__all__ = ["TaskFollower"]
+__all__ = ["Outlet", "TaskFollower"]
 
 # What a follower may be behind in memory; one that is slower reads the log instead.
 _BUFFER_EVENTS_MAX = 256
 _BUFFER_BYTES_MAX = 1_048_576
 _PAGE = 256
 
+# Takes an event straight away, or says no: then it comes the usual way. Called in the turn of the loop in which it is
+# written, only while a reader waits, and never with an event that ends a turn. Raises nothing.
+Outlet = Callable[[TaskEvent], bool]
+
 
 class TaskFollower:
     """Events after `after`, each once, in order. One reader at a time; `close` it, or use it as `with`."""
 
-    def __init__(self, track: Track, log: Log, *, after: int) -> None:
+    def __init__(self, track: Track, log: Log, *, after: int, outlet: Outlet | None = None) -> None:
+        """`outlet` is given what it takes in place of the reader, who is not woken for it."""
         self._track = track
         self._log = log
         # The number of the last event that was given out.
@@ -31,6 +36,7 @@ class TaskFollower:
         # Whether everything from `position` on is in the buffer or still to come.
         self._is_live = False
         self._waiter: asyncio.Future[None] | None = None
+        self._outlet = outlet
         # Asked for once: it is a system call on Python 3.11 (getpid), and each event would make it.
         self._loop = asyncio.get_running_loop()
         track.listen(self._heard)
@@ -47,14 +53,16 @@ class TaskFollower:
         self._track.unlisten(self._heard)
         self._buffer.clear()
 
-    async def take(self) -> Sequence[TaskEvent]:
-        """Wait for at least one event, then all that are at hand (bounded). Raises: EngineUnavailable."""
-        while not (taken := await self.take_or_nudge()):
-            pass
-        return taken
+    @property
+    def has_all(self) -> bool:
+        """Whether everything that is written was given out."""
+        return self.position >= self._track.written
 
-    async def take_or_nudge(self) -> Sequence[TaskEvent]:
-        """The same; nothing where the track was nudged while there was nothing. Raises: EngineUnavailable."""
+    async def take(self) -> Sequence[TaskEvent]:
+        """Wait for at least one event, then all that are at hand (bounded). Raises: EngineUnavailable.
+
+        Nothing where the track was nudged while there was nothing.
+        """
         while True:
             if self._buffer:
                 taken = tuple(self._buffer)
@@ -99,7 +107,7 @@ class TaskFollower:
         return events
 
     def _heard(self, track: Track, events: Sequence[TaskEvent]) -> None:
-        if not self._is_live:
+        if not self._is_live or (events and self._passes_on(events)):
             return
         for event in events:
             if event.number > self.position:
@@ -111,6 +119,16 @@ class TaskFollower:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _passes_on(self, events: Sequence[TaskEvent]) -> bool:
+        """Whether the outlet took the only event there is. Who waits has given out all that came before."""
+        event, waiter = events[0], self._waiter
+        if self._outlet is None or waiter is None or waiter.done() or len(events) > 1 or self._buffer:
+            return False
+        if event.number <= self.position or event.state.ends_turn or not self._outlet(event):
+            return False
+        self.position = event.number
+        return True
 
     def _put(self, event: TaskEvent) -> None:
         self._buffer.append(event)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from meshway.engine.ports import FromLast, FromSequence, Log
 from meshway.kernel.ids import AgentId, TaskId
 from meshway.tasks.event_writer import EventWriter, event_of_entry
-from meshway.tasks.follower import TaskFollower
+from meshway.tasks.follower import Outlet, TaskFollower
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.tokens import events_subject
 from meshway.tasks.track import Track
@@ -82,9 +82,9 @@ class TaskTracks:
         self._forget_some()
         return track
 
-    def follow(self, track: Track, *, after: int) -> TaskFollower:
-        """Events from `after` + 1 on; close it."""
-        return TaskFollower(track, self._log, after=after)
+    def follow(self, track: Track, *, after: int, outlet: Outlet | None = None) -> TaskFollower:
+        """Events from `after` + 1 on, but for those that `outlet` takes; close it."""
+        return TaskFollower(track, self._log, after=after, outlet=outlet)
 
     async def events(self, track: Track, *, after: int = 0) -> Sequence[TaskEvent]:
         """All events written so far with numbers above `after`. Raises: EngineUnavailable."""

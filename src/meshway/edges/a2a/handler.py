@@ -6,6 +6,7 @@ gateway, `_relay` writes a stream. Errors are rendered once, in `handle`, in the
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from urllib.parse import unquote
 
 from meshway.edges.a2a.cards import CardRoute, answer_card, card_route
@@ -35,6 +36,7 @@ from meshway.protocols.a2a.requests import A2ARequest, RequestRefused, read_json
 from meshway.protocols.a2a.tasklist import encode_task_list, read_list_query
 from meshway.tasks.owners import ListFilter
 from meshway.tasks.send_terms import SendTerms
+from meshway.tasks.values import TaskEvent
 
 __all__ = ["A2AEdge"]
 
@@ -42,6 +44,7 @@ _SSE_HEADERS = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 _PREFIX = len(b"/a2a/")
 # Compared for each call: a member of an enum class costs more to reach than a name of the module.
 _LIST_TASKS, _GET_EXTENDED_CARD = AgentOperation.LIST_TASKS, AgentOperation.GET_EXTENDED_CARD
+_STREAM_MESSAGE, _SUBSCRIBE_TASK = AgentOperation.STREAM_MESSAGE, AgentOperation.SUBSCRIBE_TASK
 
 
 class _CallHead:
@@ -159,6 +162,8 @@ class A2AEdge:
                 exchange.respond(reply.status, reply.content_type, reply.body)
                 return
         call = _call_of(agent, request, head, principal, self._services.trace_of(exchange.head.headers))
+        if operation is _STREAM_MESSAGE or operation is _SUBSCRIBE_TASK:
+            call.outlet = partial(_pass_on, exchange, request)
         answer = await self._services.call_agent.execute(call, timeout_ms=head.timeout_ms)
         if isinstance(answer, AgentReply):
             if base_url is not None:
@@ -244,6 +249,19 @@ async def _frames(stream: AgentStream | TaskStream, request: A2ARequest) -> Asyn
                 yield encode_event(request, events[0].body, events[0].number)
             else:
                 yield b"".join([encode_event(request, each.body, each.number) for each in events])
+
+
+def _pass_on(exchange: Exchange, request: A2ARequest, event: TaskEvent) -> bool:
+    """The outlet of a stream: an event that was just written goes to its client without waking who reads for it."""
+    if exchange.must_drain:
+        return False
+    try:
+        frame = encode_event(request, event.body, event.number)
+    except MeshwayError:
+        # It comes to the reader, who ends the stream with it.
+        return False
+    exchange.send(frame)
+    return True
 
 
 def _too_late(deadline: Deadline | None) -> DeadlineExceeded:
