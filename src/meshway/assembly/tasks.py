@@ -18,6 +18,7 @@ from meshway.gateway.deliver_notifications import DeliverNotifications
 from meshway.gateway.follow_task import FollowTask
 from meshway.gateway.inbox_calls import InboxCalls
 from meshway.gateway.inspect_inbox import InspectInbox
+from meshway.gateway.inspect_push import InspectPush
 from meshway.gateway.lease_tasks import LeaseTasks
 from meshway.gateway.manage_push_configs import ManagePushConfigs
 from meshway.gateway.ports import AgentTransport, EgressRules, SecretBox
@@ -150,7 +151,7 @@ async def build_tasks(ground: TaskGround, duties: Duties, stack: AsyncExitStack)
     running = CancelRunningTasks(places, work.cancel, relay.pumps)
     stop = StopAgents(places.directory, places.admission, places.stops, audit, cancel_running=running.execute)
     return Tasks(
-        _use_cases(ground, places, work, relay, stop), _calls(ground, kept, places, work, relay), audit, running
+        _use_cases(ground, kept, places, work, relay, stop), _calls(ground, kept, places, work, relay), audit, running
     )
 
 
@@ -324,7 +325,9 @@ def _calls(ground: TaskGround, kept: _Kept, places: TaskPlaces, work: _Work, rel
     )
 
 
-def _use_cases(ground: TaskGround, places: TaskPlaces, work: _Work, relay: _Relay, stop: StopAgents) -> TaskUseCases:
+def _use_cases(
+    ground: TaskGround, kept: _Kept, places: TaskPlaces, work: _Work, relay: _Relay, stop: StopAgents
+) -> TaskUseCases:
     show = ShowTask(places, get_relayed=relay.recorded.get)
     return TaskUseCases(
         submit=SubmitTask(places, work.accept, show),
@@ -332,6 +335,7 @@ def _use_cases(ground: TaskGround, places: TaskPlaces, work: _Work, relay: _Rela
         follow=FollowTask(places, attach_relayed=relay.recorded.attach),
         cancel=work.cancel,
         inbox=InspectInbox(places, work.accept_task),
+        push=InspectPush(kept.configs, places.admission, ground.engine.queue_admin),
         serve=ServeAgent(ground.registry, places),
         lease=work.lease,
         report=work.reports,

@@ -51,6 +51,7 @@ _COMMANDS = {
     "events": ("meshway.cli.events", "Publish to whoever listens now; listen."),
     "streams": ("meshway.cli.streams", "Append to, read and follow what is kept and numbered."),
     "queues": ("meshway.cli.queues", "Send and receive work; see to what failed."),
+    "push": ("meshway.cli.push", "See push notifications that could not be delivered; send them again."),
     "command": ("meshway.cli.command", "Have one responder do something."),
     "query": ("meshway.cli.query", "Ask one responder."),
     "channels": ("meshway.cli.channels", "List, show, configure and delete channels of every kind."),

@@ -37,6 +37,7 @@ from meshway.client.feeds import EventFeed, StreamFeed
 from meshway.client.handlers import Refused, Reject, Retry
 from meshway.client.messages import Answer, Artifact, EventKind, Message, Part, StreamEvent, Task, TaskStatus
 from meshway.client.outgoing import NewMessage
+from meshway.client.push import LostNotification
 from meshway.client.responder import Responder
 from meshway.client.task_context import TaskContext
 from meshway.client.task_values import Inbox, LostTask, StopNotice, SubmittedTask, TaskPage, TaskReceipt, TaskSummary
@@ -76,6 +77,7 @@ __all__ = [
     "HubError",
     "HubUnreachable",
     "Inbox",
+    "LostNotification",
     "LostTask",
     "MeshwayClient",
     "Message",

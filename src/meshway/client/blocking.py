@@ -13,10 +13,11 @@ from meshway.client.agents import AgentsApi
 from meshway.client.client import MeshwayClient
 from meshway.client.keys import KeysApi
 from meshway.client.messages import StreamEvent
+from meshway.client.push import PushApi
 from meshway.client.tasks import TasksApi
 from meshway.client.values import AgentChange
 
-__all__ = ["BlockingAgents", "BlockingClient", "BlockingKeys", "BlockingTasks"]
+__all__ = ["BlockingAgents", "BlockingClient", "BlockingKeys", "BlockingPush", "BlockingTasks"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -132,6 +133,17 @@ class BlockingKeys:
     revoke = _waiting(KeysApi.revoke)
 
 
+class BlockingPush:
+    """`PushApi`, waiting."""
+
+    def __init__(self, api: PushApi, thread: _LoopThread) -> None:
+        self._api = api
+        self._thread = thread
+
+    dead_letters = _waiting(PushApi.dead_letters)
+    redrive = _waiting(PushApi.redrive)
+
+
 class BlockingTasks:
     """`TasksApi`, waiting."""
 
@@ -168,6 +180,7 @@ class BlockingClient:
         self._thread = _LoopThread()
         self.agents = BlockingAgents(self._api.agents, self._thread)
         self.keys = BlockingKeys(self._api.keys, self._thread)
+        self.push = BlockingPush(self._api.push, self._thread)
         self.tasks = BlockingTasks(self._api.tasks, self._thread)
 
     @property

@@ -9,6 +9,7 @@ from meshway.client.connection import HubConnection
 from meshway.client.keys import KeysApi
 from meshway.client.messages import Answer, StreamEvent, message_of
 from meshway.client.messaging import MessagingClient, Transport
+from meshway.client.push import PushApi
 from meshway.client.resumed_stream import TASK_ENDS, TURN_ENDS, StreamPosition, resumed_stream
 from meshway.client.tasks import TasksApi
 
@@ -40,6 +41,7 @@ class MeshwayClient(MessagingClient):
         self._calls = AgentCalls(self._connection)
         self.agents = AgentsApi(self._connection)
         self.keys = KeysApi(self._connection)
+        self.push = PushApi(self._connection)
         self.tasks = TasksApi(self._connection, reconnect_timeout_s=reconnect_timeout_s)
         self._reconnect_timeout_s = reconnect_timeout_s
 

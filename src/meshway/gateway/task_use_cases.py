@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from meshway.gateway.cancel_task import CancelTask
 from meshway.gateway.follow_task import FollowTask
 from meshway.gateway.inspect_inbox import InspectInbox
+from meshway.gateway.inspect_push import InspectPush
 from meshway.gateway.lease_tasks import LeaseTasks
 from meshway.gateway.report_tasks import ReportTasks
 from meshway.gateway.serve_agent import ServeAgent
@@ -26,6 +27,7 @@ class TaskUseCases:
     follow: FollowTask
     cancel: CancelTask
     inbox: InspectInbox
+    push: InspectPush
     serve: ServeAgent
     lease: LeaseTasks
     report: ReportTasks

@@ -61,6 +61,7 @@ async def test_every_route_of_the_contract_is_described(document):
         ("GET", f"{agent}/inbox"), ("GET", f"{agent}/dead-letters"), ("POST", f"{agent}/dead-letters/redrive"),
         ("POST", f"{agent}/stop"), ("POST", f"{agent}/resume"), ("POST", "/v1/stop"), ("POST", "/v1/resume"),
         ("GET", "/v1/audit"), ("GET", "/v1/push/jwks.json"),
+        ("GET", "/v1/push/dead-letters"), ("POST", "/v1/push/dead-letters/redrive"),
         ("GET", "/v1/openapi.json"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),
     }  # fmt: skip
 

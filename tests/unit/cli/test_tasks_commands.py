@@ -222,6 +222,25 @@ def test_dead_letters_are_shown_and_tried_again(hub):
     assert meshway("agents", "inbox", "billing", "--redrive", "--dead").exit_code == 2
 
 
+def test_lost_push_notifications_are_listed_and_sent_again(hub):
+    path = "/v1/push/dead-letters"
+    letter = {"id": "d1", "agent": "billing", "task_id": "t1", "event_number": 3, "reason": "answered [503]"}
+    hub.answers[f"GET {path}"] = (200, {"items": [letter], "next_cursor": "n"})
+    hub.answers[f"POST {path}/redrive"] = (202, {"notifications": ["d1"]})
+    listed = meshway("push", "dead-letters")
+    assert "answered [503]" in listed.stdout
+    assert "--cursor n" in listed.stderr
+    assert json.loads(meshway("push", "dead-letters", "--json").stdout)["items"][0]["event_number"] == 3
+    hub.asked.clear()
+    assert meshway("push", "redrive", "d1").stdout == "1 push notifications are sent again.\n"
+    assert json.loads(meshway("push", "redrive", "--json").stdout) == {"notifications": ["d1"]}
+    assert (body_of(hub), body_of(hub, 1)) == ({"ids": ["d1"]}, {})
+    hub.answers[f"GET {path}"] = (200, {"items": [], "next_cursor": None})
+    assert "no dead letters" in meshway("push", "dead-letters").stderr
+    hub.answers[f"POST {path}/redrive"] = (404, problem(404, "not_found", "There is no dead letter 'd2'."))
+    assert meshway("push", "redrive", "d2").exit_code == 5
+
+
 def test_an_agent_or_everything_is_stopped_and_resumed(hub):
     notice = {"agent": "billing", "stopped_at": "T1", "by": "ada", "reason": "nonsense", "cancelled": 3}
     hub.answers["POST /v1/agents/billing/stop"] = (200, notice)

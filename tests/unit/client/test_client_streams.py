@@ -268,6 +268,27 @@ async def test_an_inbox_is_looked_at_and_its_dead_letters_are_tried_again():
     assert json.loads(hub.requests[2].body) == {"ids": ["d1"]}
 
 
+async def test_lost_notifications_are_looked_at_and_sent_again():
+    letter = {"id": "d1", "agent": "a", "task_id": "t", "event_number": 3, "attempts": [{"attempt": 1}]}
+    async with scripted_hub(
+        reply({"items": [letter | {"url": "http://hook"}], "next_cursor": "n"}),
+        reply({"items": [letter], "next_cursor": None}),
+        reply({"notifications": ["d1"]}, 202),
+    ) as (hub, client):
+        page = await client.push.dead_letters(limit=1)
+        rest = await client.push.dead_letters(cursor=page.next_cursor)
+        assert await client.push.redrive(ids=["d1"]) == ["d1"]
+        assert await client.push.redrive() == ["d1"]
+    assert (page.items[0].event_number, page.items[0].url, rest.items[0].url) == (3, "http://hook", None)
+    assert [(each.method, each.path) for each in hub.requests] == [
+        ("GET", "/v1/push/dead-letters"),
+        ("GET", "/v1/push/dead-letters"),
+        ("POST", "/v1/push/dead-letters/redrive"),
+        ("POST", "/v1/push/dead-letters/redrive"),
+    ]
+    assert [json.loads(each.body) for each in hub.requests[2:]] == [{"ids": ["d1"]}, {}]
+
+
 async def test_somebody_elses_task_is_not_found():
     problem = {"status": 404, "code": "task_not_found", "detail": "no such task"}
     async with scripted_hub(reply(problem, 404)) as (_, client):

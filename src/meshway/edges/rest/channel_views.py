@@ -1,14 +1,17 @@
-"""From channels and readers to what the wire shows. Pure."""
+"""From channels, readers and attempts to what the wire shows. Pure."""
+
+from collections.abc import Sequence
 
 import msgspec
 
-from meshway.edges.rest.channel_models import ChannelInfoView, ChannelView, ReaderView
+from meshway.edges.rest.channel_models import ChannelInfoView, ChannelView, DeadLetterAttempt, ReaderView
+from meshway.engine.ports import AttemptRecord
 from meshway.gateway.manage_channels import ChannelInfo
 from meshway.kernel.clock import rfc3339_ms
 from meshway.messaging.channel import Channel
 from meshway.messaging.readers import StreamReader
 
-__all__ = ["channel_info_view", "channel_view", "reader_view"]
+__all__ = ["attempt_views", "channel_info_view", "channel_view", "reader_view"]
 
 
 def channel_view(channel: Channel) -> ChannelView:
@@ -44,6 +47,20 @@ def reader_view(reader: StreamReader) -> ReaderView:
         lag=reader.lag,
         created_at=rfc3339_ms(reader.created_at_ms),
         updated_at=rfc3339_ms(reader.updated_at_ms),
+    )
+
+
+def attempt_views(attempts: Sequence[AttemptRecord]) -> tuple[DeadLetterAttempt, ...]:
+    """The history of a dead letter, in its order."""
+    return tuple(
+        DeadLetterAttempt(
+            attempt=each.attempt,
+            leased_at=rfc3339_ms(each.leased_at_ms),
+            ended_at=rfc3339_ms(each.ended_at_ms),
+            outcome=each.outcome,
+            reason=each.reason,
+        )
+        for each in attempts
     )
 
 

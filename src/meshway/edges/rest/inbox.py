@@ -5,7 +5,8 @@ from http import HTTPStatus
 import msgspec
 from starlette.responses import Response
 
-from meshway.edges.rest.channel_models import DeadLetterAttempt, PageQuery
+from meshway.edges.rest.channel_models import PageQuery
+from meshway.edges.rest.channel_views import attempt_views
 from meshway.edges.rest.inbox_models import (
     AuditEntryView,
     AuditPage,
@@ -140,16 +141,7 @@ def _lost(lost: LostTask) -> LostTaskView:
         task_id=lost.item.task_id,
         reason=lost.letter.reason,
         dead_at=rfc3339_ms(lost.letter.dead_at_ms),
-        attempts=tuple(
-            DeadLetterAttempt(
-                attempt=each.attempt,
-                leased_at=rfc3339_ms(each.leased_at_ms),
-                ended_at=rfc3339_ms(each.ended_at_ms),
-                outcome=each.outcome,
-                reason=each.reason,
-            )
-            for each in lost.letter.attempts
-        ),
+        attempts=attempt_views(lost.letter.attempts),
         message=lost.item.message,
     )
 

@@ -23,6 +23,7 @@ TAGS: Mapping[str, str] = {
     "tasks": "Work that is kept until it is done: submitting, following, cancelling.",
     "workers": "For instances of agents that connect out and cannot hold a WebSocket: their tasks by long poll.",
     "inbox": "For operators: what waits for an agent, what it failed at, stopping and resuming.",
+    "push": "For operators: push notifications that could not be delivered.",
     "channels": "What every kind of channel has: settings, live figures, lists.",
     "events": "Fan-out to whoever listens now; nothing is kept.",
     "streams": "Kept and numbered messages, read from any place, with readers whose position the hub keeps.",

@@ -22,6 +22,7 @@ from meshway.edges.rest.models import (
     KeyView,
 )
 from meshway.edges.rest.operations import Access, Answers, Operation, OperationHandler
+from meshway.edges.rest.push_routes import push_operations
 from meshway.edges.rest.task_routes import task_operations
 
 __all__ = ["route_table"]
@@ -34,7 +35,7 @@ _ONE_AGENT = ("agent_not_found",)
 
 def route_table(serve_openapi: OperationHandler) -> Sequence[Operation]:
     """Every operation, in the order in which paths are tried."""
-    tasks = (*task_operations(), *inbox_operations())
+    tasks = (*task_operations(), *inbox_operations(), *push_operations())
     return (*_AGENTS, *_INSTANCES, *tasks, *channel_operations(), *_KEYS, *_documents(serve_openapi), *_OPERATIONS)
 
 
