@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from support.hub_process import HubProcess
+from support.hub_process import HubProcess, running_hub
 from support.raw_agent import RawAgent, RawRequest, Wire, raw_agent, registered_agent, running_agent
-from support.wire_client import V10, open_stream, rpc, send_params
+from support.wire_client import V10, open_stream, rpc, say, send_params
 
 COMPLETED, CANCELED = "TASK_STATE_COMPLETED", "TASK_STATE_CANCELED"
 
@@ -111,3 +111,25 @@ async def test_a_cancelled_task_whose_agent_keeps_its_stream_open_ends_all_the_s
             while (event := await stream.event()) is not None:
                 ends.append(event["result"]["statusUpdate"]["status"]["state"])
     assert ends == [CANCELED]
+
+
+@pytest.mark.parametrize("state", ["TASK_STATE_WORKING", COMPLETED])
+async def test_an_agent_may_answer_with_the_same_task_again_whatever_happened_to_the_hub(state: str) -> None:
+    """It recognises a message that was sent twice, or has one task for all of them."""
+
+    async def work(request: RawRequest, wire: Wire) -> None:
+        result = {"task": snapshot("always", state=state)}
+        wire.answer({"jsonrpc": "2.0", "id": request.json["id"], "result": result})
+
+    with running_hub() as hub:
+        async with registered_agent(hub, raw_agent(work)) as agent:
+            for round_ in range(4):
+                if round_ == 2:
+                    await asyncio.to_thread(hub.kill)
+                    await asyncio.to_thread(hub.start)
+                call = rpc("SendMessage", send_params())
+                reply = await say(hub, "POST", f"/a2a/{agent.id}", call, headers=V10)
+                assert reply.json.get("result", reply.json) == {"task": snapshot("always", state=state)}
+            events = hub.request("GET", "/v1/tasks/always/events")[2] if state == COMPLETED else b"id: 1\n"
+    assert isinstance(events, bytes)
+    assert b"id: 1\n" in events

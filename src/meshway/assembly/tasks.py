@@ -290,6 +290,7 @@ def _pumps(ground: TaskGround, kept: _Kept) -> tuple[AgentTasks, TaskPumps]:
         kept.owners,
         agents,
         ground.engine.key_value,
+        closer=kept.closer,
         clock=ground.clock,
         settings=ground.settings.tasks,
         broke=registry.presence.saw_broken,

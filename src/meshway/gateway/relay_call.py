@@ -4,10 +4,11 @@ It makes no engine round trip but the owner record of an answer that shows a tas
 caller sees the task's id; events of streams are written before the caller sees their numbers.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from meshway.engine.ports import KvWrite
 from meshway.gateway.delegation_guard import DelegationGuard
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, AgentTransport, StreamEvent
 from meshway.gateway.settings import GatewaySettings
@@ -20,6 +21,7 @@ from meshway.registry.presence_tracker import PresenceTracker
 from meshway.registry.values import Agent, Instance
 from meshway.routing.balancer import Balancer
 from meshway.tasks.children import TaskChildren
+from meshway.tasks.event_writer import Overtaken
 from meshway.tasks.owners import TaskOwners
 from meshway.tasks.track import Draft
 from meshway.tasks.tracks import TaskTracks
@@ -173,11 +175,14 @@ class RelayCall:
                 async for event in _with_first(first, stream):
                     yield event
                 return
-            owner = await self._record(seen, relayed, instance_id)
+            pumps, cause = self._places.pumps, relayed.cause
+            mark = pumps.mark(relayed.agent.id, seen.task_id)
+            owner = await self._record(seen, relayed, instance_id, along=[mark])
             track = await self._places.tracks.open(relayed.agent.id, seen.task_id, context_id=seen.context_id or "")
             before = track.last
-            is_read = self._places.pumps.running(relayed.agent.id, seen.task_id) is not None
-            pump = await self._places.pumps.start(stream, first, owner, track)
+            is_read = pumps.running(relayed.agent.id, seen.task_id) is not None
+            is_marked = cause is not None and owner.call_id == cause.call_id
+            pump = await pumps.start(stream, first, owner, track, is_marked=is_marked)
         except UpstreamError as error:
             error.agent = relayed.agent.id
             if isinstance(error, UpstreamBroken):
@@ -204,15 +209,17 @@ class RelayCall:
         tracks = self._places.tracks
         if core is not None and relayed.agent.settings.record == "all":
             sends = relayed.call.operation is _SEND_MESSAGE
-            if sends and before is None:
-                # A task of the agent's own making: its first event needs no look at the log.
-                track = tracks.known(relayed.agent.id, seen.task_id) or tracks.new(
-                    relayed.agent.id, seen.task_id, context_id=seen.context_id or ""
-                )
+            if sends and before is None and tracks.known(relayed.agent.id, seen.task_id) is None:
+                # Most likely a task that the agent has just made: its first event needs no look at the log.
+                track = tracks.new(relayed.agent.id, seen.task_id, context_id=seen.context_id or "")
                 written = track.append([Draft(body=core, state=seen.state)], at_ms=self._clock.now_ms())
                 # Both are on their way before either is waited for.
-                await self._record(seen, relayed, instance_id)
-                await written
+                owner = await self._record(seen, relayed, instance_id)
+                try:
+                    await written
+                except Overtaken:
+                    # It had made it before.
+                    await self._reconcile(owner, core, sends=True)
                 return
             owner = await self._record(seen, relayed, instance_id)
             if sends or before is None or seen.state is not before.state:
@@ -236,8 +243,13 @@ class RelayCall:
         else:
             await pumps.reconcile(owner, track, core)
 
-    async def _record(self, seen: TaskSeen, relayed: _Relayed, instance_id: InstanceId) -> TaskOwner:
-        """Whose task it is, and what it belongs to. Raises: StorageFull, EngineUnavailable."""
+    async def _record(
+        self, seen: TaskSeen, relayed: _Relayed, instance_id: InstanceId, *, along: Sequence[KvWrite] = ()
+    ) -> TaskOwner:
+        """Whose task it is, and what it belongs to. `along` is stored with a first sight.
+
+        Raises: StorageFull, EngineUnavailable.
+        """
         agent, call, cause = relayed.agent, relayed.call, relayed.cause
         owner = await self._places.owners.record(
             seen,
@@ -246,6 +258,7 @@ class RelayCall:
             principal_id=call.principal.id,
             now_ms=self._clock.now_ms(),
             cause=cause,
+            along=along,
         )
         if cause is not None and cause.parent is not None and relayed.owner is None:
             await self._places.children.add(cause.parent, agent.id, seen.task_id)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from meshway.engine.ports import Durability, KeyValue, KvDelete, KvPut
+from meshway.engine.ports import Durability, KeyValue, KvPut
 from meshway.gateway.agent_tasks import AgentTasks
 from meshway.gateway.ports import AgentStream, StreamEvent
 from meshway.kernel.clock import Clock
@@ -33,12 +33,13 @@ from meshway.kernel.ids import AgentId, TaskId, new_id
 from meshway.tasks import event_bodies
 from meshway.tasks.follower import Outlet
 from meshway.tasks.missed_events import is_said_again, missed_events, repeats_the_end
-from meshway.tasks.owners import TaskOwners
+from meshway.tasks.owners import TaskOwners, after_status
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.settings import TaskSettings
 from meshway.tasks.tokens import task_token
 from meshway.tasks.track import Draft, Track
 from meshway.tasks.tracks import TaskTracks
+from meshway.tasks.turn_closer import TurnCloser
 from meshway.tasks.values import TaskEvent, TaskOwner, TaskSeen, TaskState
 
 __all__ = ["Pump", "TaskPumps"]
@@ -109,6 +110,7 @@ class TaskPumps:
         agents: AgentTasks,
         key_value: KeyValue,
         *,
+        closer: TurnCloser,
         clock: Clock,
         settings: TaskSettings,
         broke: Callable[[str, str], None],
@@ -119,6 +121,7 @@ class TaskPumps:
         self._owners = owners
         self._agents = agents
         self._key_value = key_value
+        self._closer = closer
         self._clock = clock
         self._settings = settings
         self._running: dict[tuple[AgentId, TaskId], Pump] = {}
@@ -140,8 +143,21 @@ class TaskPumps:
         """The pump of a task, if this hub reads its stream."""
         return self._running.get((agent_id, task_id))
 
-    async def start(self, stream: AgentStream, first: StreamEvent, owner: TaskOwner, track: Track) -> Pump:
-        """Read on where `first` was the first event of the stream. Owns the stream from here on."""
+    def mark(self, agent_id: AgentId, task_id: TaskId) -> KvPut:
+        """What makes a hub that starts take the stream of this task up again."""
+        key = _key(agent_id, task_id)
+        self._closer.leave_mark(key)
+        return KvPut(
+            key=key, value=task_id.encode(), ttl_ms=self._settings.open_retention_ms, durability=Durability.LAZY
+        )
+
+    async def start(
+        self, stream: AgentStream, first: StreamEvent, owner: TaskOwner, track: Track, *, is_marked: bool
+    ) -> Pump:
+        """Read on where `first` was the first event of the stream. Owns the stream from here on.
+
+        `is_marked`: its `mark` is written already.
+        """
         await self._ready.wait()
         running = self._running.get((owner.agent_id, owner.task_id))
         if running is not None:
@@ -150,7 +166,7 @@ class TaskPumps:
             return running
         pump = self._begin(owner, track)
         assert self._group is not None
-        self._group.create_task(self._pump(pump, stream, first))
+        self._group.create_task(self._pump(pump, stream, first, is_marked=is_marked))
         return pump
 
     async def attach(self, owner: TaskOwner, track: Track) -> Pump | None:
@@ -174,7 +190,7 @@ class TaskPumps:
             self._end(pump)
             return None
         assert self._group is not None
-        self._group.create_task(self._pump(pump, stream, None))
+        self._group.create_task(self._pump(pump, stream, None, is_marked=False))
         return pump
 
     async def follow(
@@ -249,13 +265,17 @@ class TaskPumps:
         del self._running[pump.owner.agent_id, pump.owner.task_id]
         pump.track.nudge()
 
-    async def _pump(self, pump: Pump, stream: AgentStream | None, first: StreamEvent | None) -> None:
+    async def _pump(
+        self, pump: Pump, stream: AgentStream | None, first: StreamEvent | None, *, is_marked: bool
+    ) -> None:
+        owner = pump.owner
         error: MeshwayError | None = None
         try:
-            await self._mark(pump)
+            if not is_marked:
+                await self._key_value.write([self.mark(owner.agent_id, owner.task_id)])
             await self._read_to_the_end(pump, stream, first)
             # Who follows has everything when it hears that this is over.
-            await pump.track.quiet()
+            await pump.track.quiet(hurry=False)
         except MeshwayError as failure:
             error = failure
             _log.warning("task_stream_given_up", extra={"task": pump.owner.task_id, "reason": failure.detail})
@@ -264,7 +284,7 @@ class TaskPumps:
             _log.error("task_stream_failed", extra={"task": pump.owner.task_id}, exc_info=failure)
         finally:
             self._end(pump, error)
-        await self._unmark(pump)
+        self._closer.unmark(_key(owner.agent_id, owner.task_id))
 
     async def _read_to_the_end(self, pump: Pump, stream: AgentStream | None, first: StreamEvent | None) -> None:
         patience = _Patience(self._clock, self._settings.reattach_for_ms)
@@ -332,10 +352,9 @@ class TaskPumps:
             # Every task begins with itself; this agent's began with something else.
             opening = event_bodies.submitted(track.task_id, track.context_id, None, at_ms=self._clock.now_ms())
             drafts.insert(0, Draft(body=opening, state=TaskState.SUBMITTED, turn=track.turn))
-        if state is not pump.owner.state:
-            await self._record(pump.owner, state)
-            pump.owner = msgspec.structs.replace(pump.owner, state=state)
         now_ms = self._clock.now_ms()
+        if state is not pump.owner.state:
+            self._keep(pump, state, now_ms)
         if track.last - track.written < _UNWRITTEN_MAX:
             for draft in drafts:
                 track.append_stream(draft, at_ms=now_ms)
@@ -414,22 +433,17 @@ class TaskPumps:
             now_ms=self._clock.now_ms(),
         )
 
-    # Being found again
-
-    async def _mark(self, pump: Pump) -> None:
-        write = KvPut(
-            key=_key(pump.owner),
-            value=pump.owner.task_id.encode(),
-            ttl_ms=self._settings.open_retention_ms,
-            durability=Durability.LAZY,
+    def _keep(self, pump: Pump, state: TaskState, now_ms: int) -> None:
+        """Have the record follow; shown at once and stored soon."""
+        owner = pump.owner
+        followed = after_status(
+            owner, TaskSeen(task_id=owner.task_id, context_id=owner.context_id, state=state), now_ms
         )
-        await self._key_value.write([write])
+        if followed is not owner:
+            pump.owner = followed
+            self._closer.keep(followed)
 
-    async def _unmark(self, pump: Pump) -> None:
-        try:
-            await self._key_value.write([KvDelete(key=_key(pump.owner), durability=Durability.LAZY)])
-        except MeshwayError as error:
-            _log.warning("stream_not_unmarked", extra={"task": pump.owner.task_id, "reason": error.detail})
+    # Being found again
 
     async def _recover(self, group: asyncio.TaskGroup) -> None:
         room = asyncio.Semaphore(_RECOVERING_MAX)
@@ -454,12 +468,14 @@ class TaskPumps:
                 # A client that came back was faster.
                 return
             pump = self._begin(owner, track)
+            # What it was when the hub died may not have been stored.
+            self._keep(pump, track.state, self._clock.now_ms())
         except MeshwayError as error:
             _log.warning("task_stream_not_recovered", extra={"task": task_id, "reason": error.detail})
             return
         finally:
             room.release()
-        await self._pump(pump, None, None)
+        await self._pump(pump, None, None, is_marked=True)
 
 
 def _state_of(task: bytes) -> TaskState:
@@ -488,5 +504,5 @@ def _state_after(track: Track, seen: TaskSeen | None) -> TaskState:
     return TaskState.SUBMITTED if track.state is _UNSPECIFIED else track.state
 
 
-def _key(owner: TaskOwner) -> str:
-    return f"{_PREFIX}.{owner.agent_id}.{task_token(owner.task_id)}"
+def _key(agent_id: AgentId, task_id: TaskId) -> str:
+    return f"{_PREFIX}.{agent_id}.{task_token(task_id)}"

@@ -24,6 +24,7 @@ from meshway.engine.ports import (
     KvEntry,
     KvOutcome,
     KvUpdate,
+    KvWrite,
     KvWritten,
     Undecided,
 )
@@ -35,7 +36,7 @@ from meshway.tasks.settings import TaskSettings
 from meshway.tasks.tokens import record_key, task_token
 from meshway.tasks.values import TaskCause, TaskOwner, TaskSeen, TaskState
 
-__all__ = ["ListFilter", "OwnedPage", "TaskOwners"]
+__all__ = ["ListFilter", "OwnedPage", "TaskOwners", "after_status"]
 
 _log = logging.getLogger(__name__)
 
@@ -106,13 +107,18 @@ class TaskOwners:
         principal_id: PrincipalId,
         now_ms: int,
         cause: TaskCause | None = None,
+        along: Sequence[KvWrite] = (),
     ) -> TaskOwner:
         """Remember a task that an answer to `principal_id` showed; stored before this returns. The record as it is.
 
-        Costs one write at first sight and at each change of state, nothing otherwise. A task that has an owner keeps
-        it; a finished task keeps its state; a status older than the known one is late news and ignored.
+        Costs one write at first sight, with `along` in it, and one at each change of state, nothing otherwise. A task
+        that has an owner keeps it; a finished task keeps its state; a status older than the known one is late news and
+        ignored. The record has the `call_id` of this `cause` if it was made here and now.
         Raises: StorageFull, EngineUnavailable; then the task's id must not be shown to the caller.
         """
+        kept = self._kept.get((agent_id, seen.task_id))
+        if kept is not None:
+            await self.write_kept()
         known = self._remembered.get((agent_id, seen.task_id))
         if known is None:
             owner = TaskOwner(
@@ -127,7 +133,7 @@ class TaskOwners:
             )
             if cause is not None:
                 owner = msgspec.structs.replace(owner, parent=cause.parent, root=cause.root, call_id=cause.call_id)
-            known = await self._create(owner)
+            known = await self._create(owner, along)
             if known is None:
                 return owner
         elif seen.state is known.owner.state:
@@ -212,7 +218,7 @@ class TaskOwners:
         unseen.pop((owner.agent_id, owner.task_id), None)
         return self._kept.get((owner.agent_id, owner.task_id), owner)
 
-    # Records of the hub's own tasks
+    # Records that are shown before they are stored
 
     def keep(self, owner: TaskOwner) -> None:
         """Show this record from now on; `write_kept` stores it."""
@@ -223,14 +229,18 @@ class TaskOwners:
         """Whether some records wait to be stored."""
         return bool(self._kept)
 
-    async def write_kept(self) -> None:
-        """Store all records that were kept so far, lazily synced. Raises: StorageFull, EngineUnavailable."""
+    async def write_kept(self, along: Sequence[KvWrite] = ()) -> None:
+        """Store all records that were kept so far, lazily synced, and `along` with them, which is not looked at again.
+
+        Raises: StorageFull, EngineUnavailable.
+        """
         for _ in range(_ROUNDS_MAX):
             batch = list(itertools.islice(self._kept.values(), _WRITE_MAX))
-            if not batch:
+            if not batch and not along:
                 return
-            outcomes = await self._key_value.write([self._write_of(owner) for owner in batch])
-            for owner, outcome in zip(batch, outcomes, strict=True):
+            outcomes = await self._key_value.write([*(self._write_of(owner) for owner in batch), *along])
+            along = ()
+            for owner, outcome in zip(batch, outcomes, strict=False):
                 self._kept_written(owner, outcome)
         if self._kept:
             raise _no_answer()
@@ -262,7 +272,7 @@ class TaskOwners:
 
     # Writing
 
-    async def _create(self, owner: TaskOwner) -> _Remembered | None:
+    async def _create(self, owner: TaskOwner, along: Sequence[KvWrite] = ()) -> _Remembered | None:
         """Store a first sight. The record that was there already, or None when this one is now the record."""
         write = KvCreate(
             key=record_key(owner.agent_id, owner.task_id),
@@ -271,7 +281,7 @@ class TaskOwners:
             durability=Durability.LAZY,
         )
         for _ in range(_ROUNDS_MAX):
-            (outcome,) = await self._key_value.write([write])
+            outcome, *_ = await self._key_value.write([write, *along])
             match outcome:
                 case KvWritten():
                     self._remember(_Remembered(owner, outcome.revision))
@@ -286,7 +296,7 @@ class TaskOwners:
     async def _follow(self, known: _Remembered, seen: TaskSeen, now_ms: int) -> TaskOwner:
         """Bring the stored state up to what was seen; somebody else's write in between is looked at first."""
         for _ in range(_ROUNDS_MAX):
-            owner = _after_status(known.owner, seen, now_ms)
+            owner = after_status(known.owner, seen, now_ms)
             if owner is known.owner:
                 return owner
             write = KvUpdate(
@@ -334,7 +344,7 @@ class TaskOwners:
             self._remembered.popitem(last=False)
 
 
-def _after_status(owner: TaskOwner, seen: TaskSeen, now_ms: int) -> TaskOwner:
+def after_status(owner: TaskOwner, seen: TaskSeen, now_ms: int) -> TaskOwner:
     """The record after one more sight of its task; the same object when nothing changes."""
     if seen.state is owner.state or owner.state.is_terminal:
         return owner

@@ -120,12 +120,13 @@ class Track:
         """Nobody listens, nobody holds it and nothing is on its way: it may be forgotten."""
         return not self._listeners and not self._unsettled and not self.pins
 
-    async def quiet(self) -> None:
-        """Until everything that was appended is written, or has failed. Raises nothing."""
+    async def quiet(self, *, hurry: bool = True) -> None:
+        """Until everything that was appended is written, or has failed; at once, with `hurry`. Raises nothing."""
         while self._unsettled:
             written = asyncio.get_running_loop().create_future()
             self._pending.append((self.last, written))
-            self._writer.hurry()
+            if hurry:
+                self._writer.hurry()
             await asyncio.wait([written])
 
     # Writing

@@ -1,13 +1,14 @@
-"""Brings records up to the events of the hub's own tasks, and takes turns that ended out of their inboxes.
+"""Brings records up to the events of tasks, and takes away what says that a turn or a stream is under way.
 
-In this order, for a crash between the two: a turn that is still in its inbox is looked at again, and what its record
-lacks is made good. Many at once; what comes while one write is under way goes into the next.
+In this order, for a crash between the two: a turn that is still in its inbox, or a stream that still has its mark, is
+looked at again, and what its record lacks is made good. Nobody waits for any of it, so what comes within some
+milliseconds is written together.
 """
 
 import asyncio
 import logging
 
-from meshway.engine.ports import Ack
+from meshway.engine.ports import Ack, Durability, KvDelete
 from meshway.kernel.errors import MeshwayError
 from meshway.tasks.inbox import Inbox
 from meshway.tasks.owners import TaskOwners
@@ -19,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 # Turns of one settlement.
 _BATCH_MAX = 1_000
+# A write of the store costs as much as twenty records in it.
+_GATHER_S = 0.010
 # After a failure: the disk is full, or the engine away; nothing is lost meanwhile.
 _RETRY_S = 0.5
 
@@ -30,6 +33,8 @@ class TurnCloser:
         self._owners = owners
         self._inbox = inbox
         self._ended: list[str] = []
+        # Marks of streams that are over.
+        self._marks: dict[str, None] = {}
         self._work = asyncio.Event()
 
     def keep(self, owner: TaskOwner) -> None:
@@ -42,10 +47,20 @@ class TurnCloser:
         self._ended.append(engine_id)
         self._work.set()
 
+    def unmark(self, key: str) -> None:
+        """The stream whose mark is under this key of the KeyValue is over, and its record was kept."""
+        self._marks[key] = None
+        self._work.set()
+
+    def leave_mark(self, key: str) -> None:
+        """It is put there anew: leave it."""
+        self._marks.pop(key, None)
+
     async def run(self) -> None:
         """Write and settle for ever."""
         while True:
             await self._work.wait()
+            await asyncio.sleep(_GATHER_S)
             self._work.clear()
             try:
                 await self.flush()
@@ -57,7 +72,10 @@ class TurnCloser:
     async def flush(self) -> None:
         """Write and settle what there is. Raises: StorageFull, EngineUnavailable; then it is kept for the next time."""
         ended = self._ended[:_BATCH_MAX]
-        await self._owners.write_kept()
+        # Forgotten before they are deleted: one that is put anew meanwhile is put behind that. What a failure leaves is
+        # found at the next start to be over.
+        marks, self._marks = self._marks, {}
+        await self._owners.write_kept([KvDelete(key=key, durability=Durability.LAZY) for key in marks])
         if ended:
             # Stale ones are handed out once more and found to have ended.
             await self._inbox.settle([Ack(delivery_id=engine_id) for engine_id in ended])

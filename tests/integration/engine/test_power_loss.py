@@ -32,6 +32,8 @@ async def _write_until_the_power_fails(
         str(WRITER),
         *(str(folder), str(survived), str(seed), str(operations), bug),
         stdout=asyncio.subprocess.PIPE,
+        # The disk does not know by which path SQLite maps its index; that file comes to lie where the process runs.
+        cwd=folder.parent,
     )
     try:
         async with asyncio.timeout(60):

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -21,6 +22,8 @@ EntryRow = tuple[int, int, int, int, str, bytes | None, bytes]
 
 # Entries beyond the index: a read of one subject looks through them all, so they stay few.
 _UNINDEXED_MAX = 2_048
+# Rows of one statement; each number of them is a statement of its own, prepared once.
+_ALONE_ROWS_MAX = 64
 # Entries trimmed in one group, so that a large trim does not hold up others' writes.
 _TRIM_MAX = 500
 
@@ -90,7 +93,52 @@ class LogStore:
         return self._positions.last
 
     def apply_alone(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
-        return None
+        """Events of streams under way, each after the one it says it follows: one statement instead of four."""
+        entries: list[LogAppend] = []
+        for call in calls:
+            if not isinstance(call, LogCall):
+                return None
+            entries.extend(call.entries)
+        ends = self._ends_if_all_follow(entries)
+        if ends is None:
+            return None
+        now_ms = self._last_at_ms = max(now_ms, self._last_at_ms)
+        first = self._positions.take(connection, len(entries))
+        rows: list[EntryRow] = []
+        for position, entry in enumerate(entries, first):
+            assert entry.expected_last is not None
+            subject_id, sequence = self._subjects[entry.subject].subject_id, entry.expected_last + 1
+            headers = msgspec.json.encode(entry.headers) if entry.headers else None
+            rows.append((position, subject_id, sequence, now_ms, entry.message_id, headers, entry.data))
+        statement = self._queries["insert_entries"].for_rows(len(rows))
+        connection.execute(statement, [value for row in rows for value in row])
+        for name, end in ends.items():
+            self._subjects.move_to_end(name)
+            self._subjects[name].last, self._subjects[name].last_message_id = end
+        self._remember_unindexed(rows)
+        outcomes = iter([Appended(sequence=row[2], position=row[0], duplicate=False) for row in rows])
+        for call in calls:
+            assert isinstance(call, LogCall)
+            call.outcomes = list(islice(outcomes, len(call.entries)))
+        subjects = [entry.subject for entry in entries]
+        return lambda: self._publish(subjects, rows)
+
+    def _ends_if_all_follow(self, entries: Sequence[LogAppend]) -> dict[str, tuple[int, str]] | None:
+        """The end of each subject after these; None where one may be refused, or something else has to be written."""
+        if not (0 < len(entries) <= _ALONE_ROWS_MAX and self._positions.has(len(entries))):
+            return None
+        if self._indexed_to < 0 or self._unindexed + len(entries) >= _UNINDEXED_MAX:
+            return None
+        ends: dict[str, tuple[int, str]] = {}
+        for entry in entries:
+            subject = self._subjects.get(entry.subject)
+            if subject is None or entry.is_repeatable or entry.expected_last is None:
+                return None
+            last = ends[entry.subject][0] if entry.subject in ends else subject.last
+            if entry.expected_last != last:
+                return None
+            ends[entry.subject] = (last + 1, entry.message_id)
+        return ends
 
     def apply(self, connection: sqlite3.Connection, calls: Sequence[WriteCall], now_ms: int) -> Publish | None:
         # Times never fall along the log, so that they can be searched.
@@ -150,12 +198,15 @@ class LogStore:
         insert_rows(connection, self._queries["insert_entries"], rows)
         if remembered:
             self._recent.remember(connection, remembered, now_ms)
-        for row in rows:
-            self._unindexed_ends[row[1]] = (row[2], row[4])
-        self._unindexed += len(rows)
+        self._remember_unindexed(rows)
         if self._unindexed >= _UNINDEXED_MAX:
             self._index(connection)
         return lambda: self._publish(subjects, rows)
+
+    def _remember_unindexed(self, rows: Sequence[EntryRow]) -> None:
+        for row in rows:
+            self._unindexed_ends[row[1]] = (row[2], row[4])
+        self._unindexed += len(rows)
 
     def _refuse(
         self,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from meshway.engine.embedded.arguments import refused
 
@@ -11,16 +12,23 @@ _NAME = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
 _PATTERN = re.compile(r"(?:(?:[A-Za-z0-9_=/-]+|\*)\.)*(?:[A-Za-z0-9_=/-]+|\*|>)")
 # A name becomes a database key and a NATS subject; servers refuse longer ones.
 _NAME_CHARACTERS_MAX = 1_024
+_NAMES_CACHED = 2_048
 _REST = ">"
 
 
 def check_name(name: str, field: str) -> str:
     """A key, subject or queue name. Raises: InvalidRequest naming `field`."""
-    if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS_MAX:
+    if not _is_name(name):
         raise refused(
             field, f"{name[:80]!r} is no name: dot-separated tokens of A-Z a-z 0-9 _ = / -, at most 1,024 characters"
         )
     return name
+
+
+# Each event of a stream has its task's subject.
+@lru_cache(_NAMES_CACHED)
+def _is_name(name: str) -> bool:
+    return len(name) <= _NAME_CHARACTERS_MAX and _NAME.fullmatch(name) is not None
 
 
 def check_pattern(pattern: str, field: str = "pattern") -> str:
