@@ -418,6 +418,31 @@ async def test_an_agent_with_a_url_is_stopped_and_goes_on_as_well(hub: HubProces
         assert (await client.ask(push.id, "go")).task_id == "work-2"
 
 
+@pytest.mark.parametrize("whom", ["agent", "all"])
+@pytest.mark.parametrize("call", ["SendMessage", "SendStreamingMessage"])
+async def test_a_call_that_has_shown_no_task_yet_is_cut_by_a_stop(
+    hub: HubProcess, client: MeshwayClient, whom: str, call: str
+) -> None:
+    hung_up = asyncio.Event()
+
+    async def think(_: RawRequest, wire: Wire) -> None:
+        await wire.closed.wait()
+        hung_up.set()
+
+    async with registered_agent(hub, raw_agent(think)) as push, asyncio.TaskGroup() as group:
+        body = rpc(call, send_params("hi"))
+        asking = group.create_task(say(hub, "POST", f"/a2a/{push.id}", body, headers=V10))
+        await push.wait_seen()
+        agent = push.id if whom == "agent" else None
+        await client.tasks.stop(agent)
+        reply = await asyncio.wait_for(asking, 5)
+        await asyncio.wait_for(hung_up.wait(), 5)
+        await client.tasks.resume(agent)
+    (info,) = reply.json["error"]["data"]
+    assert info["reason"] == "UPSTREAM_BROKEN"
+    assert "stopped by an operator" in reply.json["error"]["message"]
+
+
 async def test_everything_is_stopped_at_once_and_goes_on_at_once(hub: HubProcess, client: MeshwayClient) -> None:
     worker = Worker()
     async with sites(hub, 2) as (a, b), registered_agent(hub, raw_agent(worker.script)) as push:

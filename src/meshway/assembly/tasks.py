@@ -309,6 +309,7 @@ def _calls(ground: TaskGround, kept: _Kept, places: TaskPlaces, work: _Work, rel
         pumps=relay.pumps,
         children=kept.children,
         guard=places.guard,
+        stops=kept.stops,
     )
     relay_call = RelayCall(relay_places, clock=ground.clock, settings=ground.settings.gateway)
     once = CallOnce(relay_call, relay.recorded, work.keys, places)

@@ -4,6 +4,7 @@ It makes no engine round trip but the owner record of an answer that shows a tas
 caller sees the task's id; events of streams are written before the caller sees their numbers.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from meshway.routing.balancer import Balancer
 from meshway.tasks.children import TaskChildren
 from meshway.tasks.event_writer import Overtaken
 from meshway.tasks.owners import TaskOwners
+from meshway.tasks.stops import Stop, StopBook
 from meshway.tasks.track import Draft
 from meshway.tasks.tracks import TaskTracks
 from meshway.tasks.values import TaskCause, TaskOwner, TaskParent, TaskSeen
@@ -47,6 +49,7 @@ class RelayPlaces:
     pumps: TaskPumps
     children: TaskChildren
     guard: DelegationGuard
+    stops: StopBook
 
 
 @dataclass(slots=True)
@@ -66,6 +69,10 @@ class RelayCall:
         self._places = places
         self._clock = clock
         self._settings = settings
+        # Those who wait for an agent's answer to a send, by agent; once a task is shown, that is what a stop cancels.
+        self._waiting: dict[AgentId, set[asyncio.Task[object]]] = {}
+        self._cut: set[asyncio.Task[object]] = set()
+        places.stops.listen(self._heard_of_stop)
 
     async def execute(self, agent: Agent, call: AgentCall, owner: TaskOwner | None) -> AgentReply | AgentStream:
         """Raises: DelegationRefused, OwnLimitReached, TooManyInFlight, and what the transport raises."""
@@ -90,7 +97,7 @@ class RelayCall:
                 parent=None if above is None else _parent(above.hops[-1].agent_id, above.hops[-1].task_id),
                 root=None if above is None else _parent(above.root.agent_id, above.root.task_id),
             )
-            answer = await self._attempt(relayed)
+            answer = await self._send(relayed)
             if admitted.is_counted and not isinstance(answer, AgentReply):
                 answer.when_closed.append(admitted.end)
                 handed_on = True
@@ -98,6 +105,35 @@ class RelayCall:
         finally:
             if not handed_on:
                 admitted.end()
+
+    async def _send(self, relayed: _Relayed) -> AgentReply | AgentStream:
+        """The attempts, until the agent is stopped. Raises: UpstreamBroken then."""
+        agent_id = relayed.agent.id
+        task = asyncio.current_task()
+        assert task is not None
+        waiting = self._waiting.setdefault(agent_id, set())
+        waiting.add(task)
+        try:
+            return await self._attempt(relayed)
+        except asyncio.CancelledError:
+            if task not in self._cut or task.uncancel():
+                raise
+            text = f"Agent {agent_id!r} was stopped by an operator while it worked on this."
+            raise UpstreamBroken(text, may_have_acted=True, agent=agent_id) from None
+        finally:
+            self._cut.discard(task)
+            waiting.discard(task)
+            if not waiting:
+                self._waiting.pop(agent_id, None)
+
+    def _heard_of_stop(self, agent_id: AgentId | None, stop: Stop | None) -> None:
+        if stop is None:
+            return
+        for stopped in list(self._waiting) if agent_id is None else [agent_id]:
+            for task in self._waiting.get(stopped, ()):
+                if task not in self._cut:
+                    self._cut.add(task)
+                    task.cancel()
 
     async def _attempt(self, relayed: _Relayed) -> AgentReply | AgentStream:
         """Try instances until one takes the call; only what was certainly not sent is tried again."""
