@@ -1,7 +1,7 @@
 """What waits for an agent, what it failed at, and another try at that."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -91,13 +91,25 @@ class InspectInbox:
         that is no dead letter, InboxFull, AgentStopped, StorageFull, EngineUnavailable; those before it were done.
         """
         self._admit(principal, agent_id)
-        letters = await self._places.tasks.inbox.dead_letters(agent_id, limit=_REDRIVE_MAX)
-        by_id = {letter.message.message_id: letter for letter in letters}
-        wanted = list(by_id) if message_ids is None else list(message_ids)
-        unknown = [each for each in wanted if each not in by_id]
-        if unknown:
-            raise NotFound(f"There is no dead letter {unknown[0]!r} of agent {agent_id!r}; nothing was redriven.")
-        return [await self._redrive(agent_id, by_id[each]) for each in wanted]
+        by_id = await self._letters(agent_id, message_ids)
+        return [await self._redrive(agent_id, by_id[each]) for each in message_ids or by_id]
+
+    async def _letters(self, agent_id: AgentId, message_ids: Sequence[str] | None) -> Mapping[str, DeadLetter]:
+        """The oldest 500, or those that are named, wherever they are. Raises: NotFound, EngineUnavailable."""
+        found: dict[str, DeadLetter] = {}
+        wanted = None if message_ids is None else set(message_ids)
+        after: str | None = None
+        while wanted is None or len(found) < len(wanted):
+            page = await self._places.tasks.inbox.dead_letters(agent_id, after=after, limit=_REDRIVE_MAX)
+            by_id = {letter.message.message_id: letter for letter in page}
+            found |= {each: letter for each, letter in by_id.items() if wanted is None or each in wanted}
+            if wanted is None or not page:
+                break
+            after = page[-1].position
+        unknown = next((each for each in message_ids or () if each not in found), None)
+        if unknown is not None:
+            raise NotFound(f"There is no dead letter {unknown!r} of agent {agent_id!r}; nothing was redriven.")
+        return found
 
     async def _redrive(self, agent_id: AgentId, letter: DeadLetter) -> TaskId:
         item = read_item(letter.message)

@@ -1,8 +1,8 @@
 """Brings records up to the events of tasks, and takes away what says that a turn or a stream is under way.
 
 In this order, for a crash between the two: a turn that is still in its inbox, or a stream that still has its mark, is
-looked at again, and what its record lacks is made good. Nobody waits for any of it, so what comes within some
-milliseconds is written together.
+looked at again, and what its record lacks is made good. Nobody waits for any of it, so what comes within a tenth of a
+second is written together.
 """
 
 import asyncio
@@ -20,8 +20,9 @@ _log = logging.getLogger(__name__)
 
 # Turns of one settlement.
 _BATCH_MAX = 1_000
-# A write of the store costs as much as twenty records in it.
-_GATHER_S = 0.010
+# A write of the store costs as much as twenty records in it, and a short task is stored once, as it ended. After a
+# crash the events and the inbox say what is lacking.
+_GATHER_S = 0.100
 # After a failure: the disk is full, or the engine away; nothing is lost meanwhile.
 _RETRY_S = 0.5
 

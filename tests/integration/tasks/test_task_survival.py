@@ -9,6 +9,7 @@ from meshway.kernel.errors import (
     EngineUnavailable,
     IdempotencyKeyReused,
     InboxFull,
+    NotFound,
 )
 from meshway.registry.values import AgentSettings
 from meshway.tasks.settings import TaskSettings
@@ -402,3 +403,18 @@ async def test_an_end_whose_connection_broke_before_it_was_written_is_the_end_al
     assert await rig.states_of(task_id) == ["SUBMITTED", "WORKING", "COMPLETED"]
     assert (await rig.list_tasks()).tasks[0].state is TaskState.COMPLETED
     assert (len(rig.claims), await rig.waiting()) == (0, [])
+
+
+async def test_a_dead_letter_is_found_by_its_id_behind_as_many_as_one_look_takes(rig, monkeypatch):
+    monkeypatch.setattr("meshway.gateway.inspect_inbox._REDRIVE_MAX", 2)
+    ids = []
+    for _ in range(5):
+        ids.append(f"{await rig.submit()}.1")
+        await rig.settle(await rig.take_one(), "fail", reason="boom")
+    with pytest.raises(NotFound, match="nowhere"):
+        await rig.inspect.redrive(ADMIN, COUNTER, [ids[4], "nowhere"])
+    assert len(await rig.inspect.redrive(ADMIN, COUNTER, [ids[4], ids[0]])) == 2
+    left = await rig.inspect.dead_letters(ADMIN, COUNTER, cursor=None, limit=10)
+    assert [each.id for each in left.items] == ids[1:4]
+    # All there are, as many as one look takes.
+    assert len(await rig.inspect.redrive(ADMIN, COUNTER, None)) == 2
