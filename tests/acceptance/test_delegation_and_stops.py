@@ -1,6 +1,7 @@
 """Agents that call agents: the chain goes along by itself, its limits hold, and stopping its head stops all of it."""
 
 import asyncio
+import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -419,13 +420,16 @@ async def test_an_agent_with_a_url_is_stopped_and_goes_on_as_well(hub: HubProces
 
 
 @pytest.mark.parametrize("whom", ["agent", "all"])
-@pytest.mark.parametrize("call", ["SendMessage", "SendStreamingMessage"])
+@pytest.mark.parametrize("says", ["nothing", "that it streams"])
 async def test_a_call_that_has_shown_no_task_yet_is_cut_by_a_stop(
-    hub: HubProcess, client: MeshwayClient, whom: str, call: str
+    hub: HubProcess, client: MeshwayClient, whom: str, says: str
 ) -> None:
     hung_up = asyncio.Event()
+    call = "SendMessage" if says == "nothing" else "SendStreamingMessage"
 
     async def think(_: RawRequest, wire: Wire) -> None:
+        if says != "nothing":
+            wire.start_stream()
         await wire.closed.wait()
         hung_up.set()
 
@@ -433,14 +437,17 @@ async def test_a_call_that_has_shown_no_task_yet_is_cut_by_a_stop(
         body = rpc(call, send_params("hi"))
         asking = group.create_task(say(hub, "POST", f"/a2a/{push.id}", body, headers=V10))
         await push.wait_seen()
+        # A head that was sent has come by then.
+        await asyncio.sleep(0.3)
         agent = push.id if whom == "agent" else None
         await client.tasks.stop(agent)
         reply = await asyncio.wait_for(asking, 5)
         await asyncio.wait_for(hung_up.wait(), 5)
         await client.tasks.resume(agent)
-    (info,) = reply.json["error"]["data"]
+    answer = reply.json if says == "nothing" else json.loads(reply.body.partition(b"data:")[2])
+    (info,) = answer["error"]["data"]
     assert info["reason"] == "UPSTREAM_BROKEN"
-    assert "stopped by an operator" in reply.json["error"]["message"]
+    assert "stopped by an operator" in answer["error"]["message"]
 
 
 async def test_everything_is_stopped_at_once_and_goes_on_at_once(hub: HubProcess, client: MeshwayClient) -> None:

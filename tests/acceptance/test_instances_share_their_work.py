@@ -267,6 +267,32 @@ def _prompt(agent_id: str) -> Agent:
     return agent
 
 
+async def test_what_a_removed_instance_works_on_is_done_by_another_one_and_costs_no_attempt(hub: HubProcess) -> None:
+    # One attempt is all there is, and there is room for another task.
+    slow, prompt = Agent("swapped", capacity=2), _prompt("swapped")
+    at_work = asyncio.Event()
+
+    @slow.handler
+    async def work(task: TaskContext) -> str:
+        at_work.set()
+        await asyncio.sleep(60)
+        return task.text
+
+    serve = asyncio.create_task(slow.serve(hub.url))
+    async with MeshwayClient(hub.url) as client:
+        await until(lambda: len(_instances(hub, "swapped")) == 1)
+        hub.request("PATCH", "/v1/agents/swapped", {"settings": {"attempts_max": 1}})
+        task = await client.tasks.submit("go", agent="swapped")
+        await at_work.wait()
+        (instance,) = _instances(hub, "swapped")
+        async with serving(hub, prompt):
+            await until(lambda: len(_instances(hub, "swapped")) == 2)
+            assert hub.request("DELETE", f"/v1/agents/swapped/instances/{instance['id']}")[0] == 204
+            with pytest.raises(HubError, match=instance["id"]):
+                await asyncio.wait_for(serve, 5)
+            await asyncio.wait_for(_end_of(client, task.id), 5)
+
+
 async def test_an_idle_process_hears_at_once_that_its_instance_was_removed_and_the_others_go_on(
     hub: HubProcess,
 ) -> None:

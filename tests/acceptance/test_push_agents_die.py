@@ -131,6 +131,24 @@ async def test_an_agent_that_is_away_uses_up_no_attempts(hub: HubProcess, client
     assert len(keeping.requests("SendStreamingMessage")) == 1
 
 
+async def test_what_waits_for_an_agent_that_was_removed_is_done_once_it_is_registered_again(
+    hub: HubProcess, client: MeshwayClient
+):
+    keeping = KeepingAgent()
+    agent = raw_agent(keeping.script)
+    settings = {"delivery": "durable"}
+    async with running_agent(agent):
+        await asyncio.to_thread(hub.register, agent.id, agent.url, settings=settings)
+    waiting = await client.tasks.submit("go", agent=agent.id)
+    await asyncio.to_thread(hub.request, "DELETE", f"/v1/agents/{agent.id}")
+    # Longer than the hub waits at an idle inbox, and than any pause between two attempts of this one.
+    await asyncio.sleep(4)
+    assert hub.log.read_text().count("durable_tasks_not_taken") <= 1
+    async with registered_agent(hub, agent, settings=settings):
+        task = await asyncio.wait_for(followed_to_the_end(client.tasks.events(waiting.id)), 10)
+    assert faults_of(task.events, expected_text=TEXT) == []
+
+
 async def test_a_message_that_an_agent_took_without_a_word_is_found_and_done_once(
     hub: HubProcess, client: MeshwayClient
 ):

@@ -188,6 +188,7 @@ async def _kept(ground: TaskGround, duties: Duties, stack: AsyncExitStack) -> _K
     stack.push_async_callback(writer.flush)
     duties.start("task_events", writer.run)
     duties.start("task_records", closer.run)
+    duties.start("new_task_records", closer.run_new)
     stops = StopBook(engine.key_value, clock)
     duties.start("stops", stops.run)
     await stops.wait_ready()

@@ -12,7 +12,7 @@ from meshway.gateway.accept_task import TaskRequest
 from meshway.gateway.cancel_task import CancelTask
 from meshway.gateway.ports import AgentCall, CoreReply, TaskStream
 from meshway.gateway.task_places import TaskPlaces
-from meshway.kernel.errors import OperationUnsupported, wrong_field
+from meshway.kernel.errors import Draining, OperationUnsupported, wrong_field
 from meshway.tasks.follower import Outlet, TaskFollower
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.send_terms import SendTerms
@@ -21,6 +21,8 @@ from meshway.tasks.values import TaskEvent, TaskOwner
 
 __all__ = ["InboxCalls", "event_number", "follow_turn", "follow_until_end"]
 
+# As long as a restart takes.
+_DRAINING_RETRY_AFTER_MS = 1_000
 # More than any task has; what is longer is no number of ours.
 _NUMBER_DIGITS_MAX = 15
 
@@ -116,7 +118,8 @@ class InboxCalls:
             events = [event for event in await tracks.events(track) if event.number <= number]
             body = b'{"task":%b}' % TaskPicture.of(event.body for event in events).encode()
             yield (TaskEvent(number=number, body=body, state=state, at_ms=self._places.clock.now_ms()),)
-            while not state.is_terminal and not _is_cut_off(self._places, follower):
+            while not state.is_terminal:
+                _check_drain(self._places, track, follower)
                 taken = await follower.take()
                 if taken:
                     state = taken[-1].state
@@ -131,11 +134,15 @@ def _end_now(bound: asyncio.Timeout) -> None:
 async def follow_turn(
     places: TaskPlaces, track: Track, *, turn: int, outlet: Outlet | None = None
 ) -> AsyncGenerator[Sequence[TaskEvent], None]:
-    """Events of this turn from its opening on, and then to its end. What `outlet` takes does not come."""
+    """Events of this turn from its opening on, and then to its end. What `outlet` takes does not come.
+
+    Raises: Draining once the hub drains and all that is written was given out, EngineUnavailable.
+    """
     # Of the first turn everything; a later one began with the last event that was given out.
     after = 0 if turn == 1 else await _before_turn(places, track, turn)
     with _following(places, track, after=after, outlet=outlet) as follower:
-        while not _is_cut_off(places, follower):
+        while True:
+            _check_drain(places, track, follower)
             taken = await follower.take()
             ending = next((i for i, event in enumerate(taken) if event.state.ends_turn and event.turn >= turn), None)
             if ending is not None:
@@ -153,7 +160,8 @@ async def follow_until_end(
     if track.written_state.is_terminal and after >= track.written:
         return
     with _following(places, track, after=after, outlet=outlet) as follower:
-        while not _is_cut_off(places, follower):
+        while True:
+            _check_drain(places, track, follower)
             taken = await follower.take()
             if taken:
                 yield taken
@@ -170,12 +178,11 @@ def _following(places: TaskPlaces, track: Track, *, after: int, outlet: Outlet |
         yield follower
 
 
-def _is_cut_off(places: TaskPlaces, follower: TaskFollower) -> bool:
-    """Whether the hub drains and all that is written was given out.
-
-    Instances take their tasks along, so nothing more comes here; clients go on at another hub, by number.
-    """
-    return places.admission.is_draining and follower.has_all
+def _check_drain(places: TaskPlaces, track: Track, follower: TaskFollower) -> None:
+    """Instances take their tasks along when a hub drains; clients go on at the next one. Raises: Draining."""
+    if places.admission.is_draining and follower.has_all and (track.last == track.written or track.is_broken):
+        text = f"The hub is shutting down. Task {track.task_id!r} goes on: subscribe to it."
+        raise Draining(text, retry_after_ms=_DRAINING_RETRY_AFTER_MS)
 
 
 def event_number(last_event_id: str) -> int:

@@ -9,7 +9,7 @@ import msgspec
 from meshway.engine.ports import DeadLetter, QueueAdmin, QueuedMessage
 from meshway.gateway.admission import Admission
 from meshway.gateway.queue_notifications import PUSH_QUEUE, Notice
-from meshway.kernel.errors import NotFound, StoreCorrupt
+from meshway.kernel.errors import NotFound
 from meshway.kernel.pages import Page, decode_cursor, encode_cursor
 from meshway.kernel.principal import Principal
 from meshway.tasks.push_configs import PushConfig, PushConfigStore
@@ -45,16 +45,19 @@ class InspectPush:
         self._queue_admin = queue_admin
 
     async def dead_letters(self, principal: Principal, *, cursor: str | None, limit: int) -> Page[LostNotification]:
-        """Oldest first. Raises: Forbidden, InvalidRequest (cursor), EngineUnavailable, StoreCorrupt."""
+        """Oldest first; what cannot be read is left out, and logged.
+
+        Raises: Forbidden, InvalidRequest (cursor), EngineUnavailable.
+        """
         self._admission.admit_admin(principal)
         after = None if cursor is None else decode_cursor(cursor)
         letters = await self._queue_admin.dead_letters(PUSH_QUEUE, after=after, limit=limit)
-        notices = [_read_notice(letter.message) for letter in letters]
+        read = [(letter, notice) for letter in letters if (notice := _read_notice(letter.message)) is not None]
         # A receiver that was away has many of them.
-        configs = {key: await self._configs.read(key) for key in dict.fromkeys(notice.key for notice in notices)}
+        configs = {key: await self._configs.read(key) for key in dict.fromkeys(notice.key for _, notice in read)}
         lost = [
             LostNotification(letter.message.message_id, notice, _url(configs[notice.key], notice), letter)
-            for letter, notice in zip(letters, notices, strict=True)
+            for letter, notice in read
         ]
         return Page(lost, encode_cursor(letters[-1].position) if len(letters) == limit else None)
 
@@ -99,9 +102,10 @@ def _url(config: PushConfig | None, notice: Notice) -> str | None:
     return config.url.partition("?")[0]
 
 
-def _read_notice(message: QueuedMessage) -> Notice:
+def _read_notice(message: QueuedMessage) -> Notice | None:
     try:
         return _decode(message.data)
     except msgspec.DecodeError as error:
-        text = f"A message of {message.queue!r} cannot be read ({error}); a newer Meshway wrote it, or it is damaged."
-        raise StoreCorrupt(text) from error
+        # A newer Meshway wrote it, or it is damaged.
+        _log.error("notification_unreadable", extra={"notification": message.message_id, "reason": str(error)})
+        return None

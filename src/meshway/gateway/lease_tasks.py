@@ -129,8 +129,9 @@ class LeaseTasks:
         places = self._places
         ends_ms = places.clock.monotonic_ms() + wait_ms
         for _ in range(_ROUNDS_MAX):
+            is_allowed = await self._until_allowed(agent_id, instance_id, ends_ms)
             self._refuse_removed(agent_id, instance_id)
-            if not await self._until_allowed(agent_id, instance_id, ends_ms):
+            if not is_allowed:
                 return []
             left_ms = max(0, int(ends_ms - places.clock.monotonic_ms()))
             leases = await self._lease(taker, count=count, wait_ms=left_ms)
@@ -165,7 +166,10 @@ class LeaseTasks:
             return False
         return agent.instance(instance_id) is not None if agent.pull else instance_id == HUB_INSTANCE
 
-    def _heard_of_agent(self, agent_id: AgentId, _: Agent | None) -> None:
+    def _heard_of_agent(self, agent_id: AgentId, agent: Agent | None) -> None:
+        if agent is None:
+            # Also who waits for the end of a stop has nothing to wait for.
+            self._heard_of_stop()
         for taker in self._takers:
             if taker.agent_id == agent_id and not self._is_known(agent_id, taker.instance_id):
                 taker.standing.interrupt()
@@ -175,7 +179,7 @@ class LeaseTasks:
         places = self._places
         try:
             async with asyncio.timeout(max(0.0, (ends_ms - places.clock.monotonic_ms()) / 1000)):
-                while places.stops.is_stopped(agent_id):
+                while places.stops.is_stopped(agent_id) and self._is_known(agent_id, instance_id):
                     await self._stops_changed.wait()
                 # The directory tells nobody of one instance.
                 while self._is_draining(agent_id, instance_id):  # noqa: ASYNC110
@@ -268,10 +272,10 @@ class LeaseTasks:
             # Cancelled while it was announced.
             places.tasks.close_turn(lease.delivery_id)
             return None
-        if places.stops.is_stopped(item.agent_id):
-            # Stopped while it was announced: what looked for running tasks may have missed it.
+        if not self._may_have(item.agent_id, taker):
+            # That changed while it was announced: what looked for running tasks may have missed it.
             places.claims.end(claim)
-            await self._hold(lease, item)
+            await self._take_back(lease, item, track)
             return None
         return HandedTask(claim, item, places.settings.lease_ms, self._chain(item, owner), snapshot)
 
@@ -282,6 +286,15 @@ class LeaseTasks:
         if owner is not None:
             tasks.change(owner, given_back=owner.given_back + 1)
         await tasks.inbox.retry(lease.delivery_id, at_ms=self._places.clock.now_ms(), reason="not handed out")
+
+    async def _take_back(self, lease: Lease, item: InboxItem, track: Track) -> None:
+        """What was announced and may not be handed out: of an agent that was removed nothing is left running."""
+        tasks = self._places.tasks
+        if self._places.directory.get(item.agent_id) is not None:
+            await self._hold(lease, item)
+            return
+        await tasks.say(track, TaskState.CANCELED, text="its agent was removed")
+        tasks.close_turn(lease.delivery_id)
 
     async def _is_given_up(
         self, lease: Lease, item: InboxItem, track: Track, owner: TaskOwner, agent: Agent, now_ms: int

@@ -11,6 +11,7 @@ from meshway.gateway.report_tasks import ReportTasks, TaskSettlementItem
 from meshway.gateway.task_places import TaskPlaces
 from meshway.kernel.errors import CallerError, MeshwayError, UpstreamUnreachable
 from meshway.kernel.ids import AgentId
+from meshway.registry.values import Agent
 from meshway.tasks.claims import Claim
 from meshway.tasks.inbox import InboxItem
 from meshway.tasks.tokens import agent_of_inbox
@@ -39,6 +40,9 @@ class PushInbox:
         self._working: set[AgentId] = set()
         self._woken: set[AgentId] = set()
         self._wake = asyncio.Event()
+        # Agents without a URL, or gone, that something waits for: it has its turn when they have one.
+        self._absent: set[AgentId] = set()
+        places.directory.listen(self._heard_of_agent)
         self._attempts: dict[str, asyncio.Task[None]] = {}
 
     def put(self, item: InboxItem) -> None:
@@ -48,9 +52,16 @@ class PushInbox:
     def wake(self, agent_id: AgentId) -> None:
         """Something was put into the agent's inbox."""
         agent = self._places.directory.get(agent_id)
-        if agent is not None and not agent.pull:
-            self._woken.add(agent_id)
-            self._wake.set()
+        if agent is None or agent.pull:
+            self._absent.add(agent_id)
+            return
+        self._absent.discard(agent_id)
+        self._woken.add(agent_id)
+        self._wake.set()
+
+    def _heard_of_agent(self, agent_id: AgentId, agent: Agent | None) -> None:
+        if agent_id in self._absent and agent is not None and not agent.pull:
+            self.wake(agent_id)
 
     async def run(self) -> None:
         """For ever; begins with what a hub before has left."""
@@ -80,6 +91,10 @@ class PushInbox:
                 while True:
                     if len(running) >= _CALLS_MAX:
                         await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    agent = self._places.directory.get(agent_id)
+                    if agent is None or agent.pull:
+                        self._absent.add(agent_id)
+                        return
                     handed = await self._take(agent_id, _CALLS_MAX - len(running))
                     for each in handed:
                         task = group.create_task(self._attempt(each))
@@ -91,6 +106,8 @@ class PushInbox:
             self._working.discard(agent_id)
             if agent_id in self._woken:
                 self._wake.set()
+            # It may have got a URL again while the last attempts ended.
+            self._heard_of_agent(agent_id, self._places.directory.get(agent_id))
 
     async def _is_needed(self, agent_id: AgentId) -> bool:
         """Whether something was put in meanwhile, or waits for its next attempt or for the end of a stop."""

@@ -5,9 +5,10 @@ caller sees the task's id; events of streams are written before the caller sees 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from meshway.engine.ports import KvWrite
 from meshway.gateway.delegation_guard import DelegationGuard
@@ -35,6 +36,8 @@ __all__ = ["RelayCall", "RelayPlaces"]
 _SEND_MESSAGE, _STREAM_MESSAGE = AgentOperation.SEND_MESSAGE, AgentOperation.STREAM_MESSAGE
 _SHOWING = frozenset({AgentOperation.GET_TASK, AgentOperation.CANCEL_TASK})
 _NONE_TRIED: frozenset[str] = frozenset()
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class RelayCall:
         self._places = places
         self._clock = clock
         self._settings = settings
-        # Those who wait for an agent's answer to a send, by agent; once a task is shown, that is what a stop cancels.
+        # Those who wait for an agent's first word, by agent; once a task is shown, that is what a stop cancels.
         self._waiting: dict[AgentId, set[asyncio.Task[object]]] = {}
         self._cut: set[asyncio.Task[object]] = set()
         places.stops.listen(self._heard_of_stop)
@@ -97,7 +100,7 @@ class RelayCall:
                 parent=None if above is None else _parent(above.hops[-1].agent_id, above.hops[-1].task_id),
                 root=None if above is None else _parent(above.root.agent_id, above.root.task_id),
             )
-            answer = await self._send(relayed)
+            answer = await self._attempt(relayed)
             if admitted.is_counted and not isinstance(answer, AgentReply):
                 answer.when_closed.append(admitted.end)
                 handed_on = True
@@ -106,25 +109,25 @@ class RelayCall:
             if not handed_on:
                 admitted.end()
 
-    async def _send(self, relayed: _Relayed) -> AgentReply | AgentStream:
-        """The attempts, until the agent is stopped. Raises: UpstreamBroken then."""
-        agent_id = relayed.agent.id
+    async def _unless_stopped(self, agent_id: AgentId, work: Awaitable[Given]) -> Given:
+        """What the agent says, if it is not stopped meanwhile. Raises: UpstreamBroken then."""
         task = asyncio.current_task()
         assert task is not None
         waiting = self._waiting.setdefault(agent_id, set())
         waiting.add(task)
         try:
-            return await self._attempt(relayed)
+            return await work
         except asyncio.CancelledError:
-            if task not in self._cut or task.uncancel():
+            if task not in self._cut or task.cancelling() > 1:
                 raise
-            text = f"Agent {agent_id!r} was stopped by an operator while it worked on this."
-            raise UpstreamBroken(text, may_have_acted=True, agent=agent_id) from None
+            raise _cut_by_stop(agent_id) from None
         finally:
-            self._cut.discard(task)
             waiting.discard(task)
-            if not waiting:
-                self._waiting.pop(agent_id, None)
+            if not waiting and self._waiting.get(agent_id) is waiting:
+                del self._waiting[agent_id]
+            if task in self._cut:
+                self._cut.discard(task)
+                task.uncancel()
 
     def _heard_of_stop(self, agent_id: AgentId | None, stop: Stop | None) -> None:
         if stop is None:
@@ -154,7 +157,12 @@ class RelayCall:
         places.balancer.begin(agent.id, instance.id)
         handed_on = False
         try:
-            answer = await places.transport.call(agent, instance, relayed.call)
+            if relayed.cause is None:
+                answer = await places.transport.call(agent, instance, relayed.call)
+            else:
+                places.stops.check(agent.id)
+                calling = places.transport.call(agent, instance, relayed.call)
+                answer = await self._unless_stopped(agent.id, calling)
             places.presence.saw_traffic(agent.id, instance.id, ok=True)
             places.balancer.saw(agent.id, instance.id, ok=True)
             if isinstance(answer, AgentStream):
@@ -171,7 +179,8 @@ class RelayCall:
             places.balancer.saw(agent.id, instance.id, ok=False)
             raise
         except UpstreamBroken:
-            places.presence.saw_broken(agent.id, instance.id)
+            if not places.stops.is_stopped(agent.id):
+                places.presence.saw_broken(agent.id, instance.id)
             raise
         finally:
             if not handed_on:
@@ -205,7 +214,9 @@ class RelayCall:
     ) -> AsyncGenerator[StreamEvent, None]:
         """A stream of a task is read by the hub and followed by the client, numbered; one of a message passes."""
         try:
-            first = await anext(stream.events, None)
+            if self._places.stops.is_stopped(relayed.agent.id):
+                raise _cut_by_stop(relayed.agent.id)
+            first = await self._unless_stopped(relayed.agent.id, anext(stream.events, None))
             seen = None if first is None else first.task
             if first is None or seen is None or first.core is None:
                 async for event in _with_first(first, stream):
@@ -221,7 +232,7 @@ class RelayCall:
             pump = await pumps.start(stream, first, owner, track, is_marked=is_marked)
         except UpstreamError as error:
             error.agent = relayed.agent.id
-            if isinstance(error, UpstreamBroken):
+            if isinstance(error, UpstreamBroken) and not self._places.stops.is_stopped(relayed.agent.id):
                 self._places.presence.saw_broken(relayed.agent.id, instance_id)
             await stream.aclose()
             raise
@@ -312,6 +323,11 @@ async def _with_first(first: StreamEvent | None, stream: AgentStream) -> AsyncGe
                 yield event
     finally:
         await stream.aclose()
+
+
+def _cut_by_stop(agent_id: AgentId) -> UpstreamBroken:
+    text = f"Agent {agent_id!r} was stopped by an operator while it worked on this."
+    return UpstreamBroken(text, may_have_acted=True, agent=agent_id)
 
 
 def _is_recorded(agent: Agent, operation: AgentOperation) -> bool:

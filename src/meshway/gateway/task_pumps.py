@@ -33,7 +33,7 @@ from meshway.kernel.ids import AgentId, TaskId, new_id
 from meshway.tasks import event_bodies
 from meshway.tasks.follower import Outlet
 from meshway.tasks.missed_events import is_said_again, missed_events, repeats_the_end
-from meshway.tasks.owners import TaskOwners, after_status
+from meshway.tasks.owners import TaskOwners
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.settings import TaskSettings
 from meshway.tasks.tokens import task_token
@@ -354,7 +354,7 @@ class TaskPumps:
             drafts.insert(0, Draft(body=opening, state=TaskState.SUBMITTED, turn=track.turn))
         now_ms = self._clock.now_ms()
         if state is not pump.owner.state:
-            self._keep(pump, state, now_ms)
+            self._keep(pump, state)
         if track.last - track.written < _UNWRITTEN_MAX:
             for draft in drafts:
                 track.append_stream(draft, at_ms=now_ms)
@@ -433,15 +433,11 @@ class TaskPumps:
             now_ms=self._clock.now_ms(),
         )
 
-    def _keep(self, pump: Pump, state: TaskState, now_ms: int) -> None:
+    def _keep(self, pump: Pump, state: TaskState, *, since_ms: int | None = None) -> None:
         """Have the record follow; shown at once and stored soon."""
         owner = pump.owner
-        followed = after_status(
-            owner, TaskSeen(task_id=owner.task_id, context_id=owner.context_id, state=state), now_ms
-        )
-        if followed is not owner:
-            pump.owner = followed
-            self._closer.keep(followed)
+        seen = TaskSeen(task_id=owner.task_id, context_id=owner.context_id, state=state, timestamp_ms=since_ms)
+        pump.owner = self._closer.keep_status(owner, seen, self._clock.now_ms())
 
     # Being found again
 
@@ -468,8 +464,9 @@ class TaskPumps:
                 # A client that came back was faster.
                 return
             pump = self._begin(owner, track)
-            # What it was when the hub died may not have been stored.
-            self._keep(pump, track.state, self._clock.now_ms())
+            if track.last:
+                # What it was when the hub died may not have been stored.
+                self._keep(pump, track.state, since_ms=track.at_ms)
         except MeshwayError as error:
             _log.warning("task_stream_not_recovered", extra={"task": task_id, "reason": error.detail})
             return

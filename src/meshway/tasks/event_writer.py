@@ -5,6 +5,7 @@ one it follows, so a hub that was overtaken learns it instead of writing.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -16,12 +17,14 @@ from meshway.tasks.values import TaskEvent, TaskState
 
 __all__ = ["EventWriter", "Overtaken", "PendingEvent", "event_of_entry", "header_of"]
 
+_log = logging.getLogger(__name__)
+
 # One write of the store; more only makes those wait who came first.
 _BATCH_MAX = 1_000
 _ROUNDS_MAX = 16
 # Of a random id: two hubs that share them, at the same event of the same task, are not to be expected.
 _NAME_CHARACTERS = 8
-# How long events that nobody waits for gather: a write costs as much as forty events, and no reader sees so little.
+# How long events that nobody waits for gather: a write costs as much as thirty events, and no reader sees so little.
 # Where many come (2,000 a second, until they are 800), one write for all of them counts for more than the delay.
 _GATHER_S, _GATHER_MANY_S = 0.004, 0.010
 _MANY = 8
@@ -44,7 +47,8 @@ class EventWriter:
     def __init__(self, log: Log) -> None:
         self._log = log
         # Two hubs may say different things under the same number: the store must not take one for the other.
-        self.name = new_id()[:_NAME_CHARACTERS]
+        self._name = new_id()[:_NAME_CHARACTERS]
+        self._named = 0
         self._waiting: list[PendingEvent] = []
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -61,6 +65,11 @@ class EventWriter:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._gathered)
 
+    def new_id(self) -> str:
+        """For an entry: no other has it, also where the same number of a task is given out again."""
+        self._named += 1
+        return f"{self._name}.{self._named}"
+
     def hurry(self) -> None:
         """Write what waits now."""
         self._work.set()
@@ -76,7 +85,7 @@ class EventWriter:
         if dropped:
             self._waiting = [pending for pending in self._waiting if pending.entry.subject != subject]
         for pending in dropped:
-            pending.settled(pending, error)
+            _settle(pending, error)
 
     async def run(self) -> None:
         """Write for ever."""
@@ -100,10 +109,10 @@ class EventWriter:
             outcomes = await self._append([pending.entry for pending in batch])
         except MeshwayError as error:
             for pending in batch:
-                pending.settled(pending, error)
+                _settle(pending, error)
             return
         for pending, outcome in zip(batch, outcomes, strict=True):
-            pending.settled(pending, None if isinstance(outcome, Appended) else _failure(outcome))
+            _settle(pending, None if isinstance(outcome, Appended) else _failure(outcome))
 
     async def _append(self, entries: Sequence[LogAppend]) -> Sequence[LogOutcome]:
         """Raises: EngineUnavailable, StorageFull. What stays undecided is `Undecided`."""
@@ -120,6 +129,13 @@ class EventWriter:
 
 class Overtaken(EngineUnavailable):
     """Another hub has written to this task meanwhile: read it anew before writing on."""
+
+
+def _settle(pending: PendingEvent, error: MeshwayError | None) -> None:
+    try:
+        pending.settled(pending, error)
+    except Exception:  # noqa: BLE001  the boundary of a task: those behind it are written too, and must hear of it
+        _log.exception("task_event_not_told", extra={"subject": pending.entry.subject})
 
 
 def _failure(outcome: LogOutcome) -> MeshwayError:

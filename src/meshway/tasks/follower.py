@@ -61,7 +61,7 @@ class TaskFollower:
     async def take(self) -> Sequence[TaskEvent]:
         """Wait for at least one event, then all that are at hand (bounded). Raises: EngineUnavailable.
 
-        Nothing where the track was nudged while there was nothing.
+        Nothing where the track was nudged while there was nothing, or what was to come is no longer kept.
         """
         while True:
             if self._buffer:
@@ -71,10 +71,7 @@ class TaskFollower:
                 self.position = taken[-1].number
                 return taken
             if not self._is_live:
-                page = await self._read()
-                if page:
-                    return page
-                continue
+                return await self._read()
             self._waiter = self._loop.create_future()
             await self._waiter
             if not self._buffer and self._is_live:

@@ -99,7 +99,7 @@ class HubTasks:
         draft = Draft(body=bytes(item.opening), state=TaskState.SUBMITTED, turn=item.turn)
         written = track.append([draft], at_ms=item.created_at_ms)
         if owner is None:
-            self._closer.keep(_owner_of(item))
+            self._closer.keep_new(_owner_of(item))
         else:
             begun = {"state": TaskState.SUBMITTED, "status_at_ms": item.created_at_ms, "turn": item.turn}
             # Attempts are counted in each turn anew, and so is what was given back.

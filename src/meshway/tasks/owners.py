@@ -3,14 +3,13 @@
 The first principal whose call showed a task owns it, for good: no later answer moves it, not even after the record fell
 out of memory, because a first sight is stored with create-if-absent. Only the state, and its time, follow the agent.
 
-Records of tasks that the hub owns itself follow their events: `keep` shows them at once, and `write_kept` stores many
-of them together. What a crash leaves unwritten is made again from the inbox and the log.
+Records of tasks whose events are recorded follow them: `keep` shows them at once, and `write_kept` stores many of them
+together. What a crash leaves unwritten is made again from the inbox, the marks of streams, and the log.
 """
 
 import heapq
-import itertools
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ from meshway.tasks.settings import TaskSettings
 from meshway.tasks.tokens import record_key, task_token
 from meshway.tasks.values import TaskCause, TaskOwner, TaskSeen, TaskState
 
-__all__ = ["ListFilter", "OwnedPage", "TaskOwners", "after_status"]
+__all__ = ["ListFilter", "OwnedPage", "TaskOwners"]
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ class TaskOwners:
         self._settings = settings
         self._owners_cached = owners_cached
         self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
-        # Records of the hub's own tasks as they should be, until the store has them.
+        # Records as they should be, until the store has them.
         self._kept: dict[tuple[AgentId, str], TaskOwner] = {}
 
     async def record(
@@ -116,9 +115,14 @@ class TaskOwners:
         ignored. The record has the `call_id` of this `cause` if it was made here and now.
         Raises: StorageFull, EngineUnavailable; then the task's id must not be shown to the caller.
         """
-        kept = self._kept.get((agent_id, seen.task_id))
+        key = (agent_id, seen.task_id)
+        kept = self._kept.get(key)
         if kept is not None:
-            await self.write_kept()
+            followed = _after_status(kept, seen, now_ms)
+            if followed is not kept:
+                self._kept[key] = followed
+                await self._write_kept([key])
+            return followed
         known = self._remembered.get((agent_id, seen.task_id))
         if known is None:
             owner = TaskOwner(
@@ -163,10 +167,9 @@ class TaskOwners:
     async def find(self, agent_ids: Sequence[AgentId], task_id: TaskId) -> Sequence[TaskOwner]:
         """Records of this id at any of the agents: ids of agents' own making may meet. Raises: EngineUnavailable."""
         found = [kept for agent_id in agent_ids if (kept := self._kept.get((agent_id, task_id))) is not None]
-        if found:
-            return found
-        for start in range(0, len(agent_ids), _SCAN_PAGE):
-            keys = [record_key(agent_id, task_id) for agent_id in agent_ids[start : start + _SCAN_PAGE]]
+        left = [agent_id for agent_id in agent_ids if (agent_id, task_id) not in self._kept]
+        for start in range(0, len(left), _SCAN_PAGE):
+            keys = [record_key(agent_id, task_id) for agent_id in left[start : start + _SCAN_PAGE]]
             found += [self._remember_entry(entry).owner for entry in await self._key_value.get(keys) if entry]
         return found
 
@@ -224,6 +227,16 @@ class TaskOwners:
         """Show this record from now on; `write_kept` stores it."""
         self._kept[owner.agent_id, owner.task_id] = owner
 
+    def keep_status(self, owner: TaskOwner, seen: TaskSeen, now_ms: int) -> TaskOwner:
+        """Show what was seen of the task whose record was `owner`; the record it now has. Late news is ignored."""
+        key = (owner.agent_id, owner.task_id)
+        known = self._remembered.get(key)
+        latest = self._kept.get(key) or (owner if known is None else known.owner)
+        followed = _after_status(latest, seen, now_ms)
+        if followed is not latest:
+            self._kept[key] = followed
+        return followed
+
     @property
     def has_kept(self) -> bool:
         """Whether some records wait to be stored."""
@@ -234,16 +247,41 @@ class TaskOwners:
 
         Raises: StorageFull, EngineUnavailable.
         """
-        for _ in range(_ROUNDS_MAX):
-            batch = list(itertools.islice(self._kept.values(), _WRITE_MAX))
-            if not batch and not along:
-                return
-            outcomes = await self._key_value.write([*(self._write_of(owner) for owner in batch), *along])
-            along = ()
-            for owner, outcome in zip(batch, outcomes, strict=False):
-                self._kept_written(owner, outcome)
-        if self._kept:
-            raise _no_answer()
+        await self._write_kept(list(self._kept), along)
+
+    async def write_kept_of(self, owners: Sequence[TaskOwner]) -> None:
+        """Store what is kept of these tasks. Raises: as `write_kept`."""
+        await self._write_kept([(owner.agent_id, owner.task_id) for owner in owners])
+
+    async def _write_kept(self, keys: Sequence[tuple[AgentId, str]], along: Sequence[KvWrite] = ()) -> None:
+        """These, and what is kept of them meanwhile. Others that come meanwhile have their own time."""
+        left, rounds = deque(keys), 0
+        while left or along:
+            batch = [self._kept[key] for key in _taken(left, _WRITE_MAX) if key in self._kept]
+            batch = [owner for owner in batch if not self._is_behind(owner)]
+            last, along = (along, ()) if not left else ((), along)
+            if not batch and not last:
+                continue
+            outcomes = await self._key_value.write([*(self._write_of(owner) for owner in batch), *last])
+            again = [
+                (owner.agent_id, owner.task_id)
+                for owner, outcome in zip(batch, outcomes, strict=False)
+                if not self._is_kept_written(owner, outcome)
+            ]
+            rounds += bool(again)
+            if rounds >= _ROUNDS_MAX:
+                raise _no_answer()
+            left.extend(again)
+
+    def _is_behind(self, owner: TaskOwner) -> bool:
+        """Whether it would have a task that has ended go on. Then it is kept no longer."""
+        key = (owner.agent_id, owner.task_id)
+        known = self._remembered.get(key)
+        if known is None or owner.state.is_terminal or not known.owner.state.is_terminal:
+            return False
+        if self._kept.get(key) is owner:
+            del self._kept[key]
+        return True
 
     def _write_of(self, owner: TaskOwner) -> KvCreate | KvUpdate:
         known = self._remembered.get((owner.agent_id, owner.task_id))
@@ -254,21 +292,25 @@ class TaskOwners:
             key=key, value=_encode(owner), revision=known.revision, ttl_ms=ttl_ms, durability=Durability.LAZY
         )
 
-    def _kept_written(self, owner: TaskOwner, outcome: KvOutcome) -> None:
+    def _is_kept_written(self, owner: TaskOwner, outcome: KvOutcome) -> bool:
+        """False: it must be written again."""
         key = (owner.agent_id, owner.task_id)
         match outcome:
             case KvWritten():
                 self._remember(_Remembered(owner, outcome.revision))
                 if self._kept.get(key) is owner:
                     del self._kept[key]
+                return True
             case KvConflict(current=KvEntry() as current):
                 # Somebody wrote in between: on top of that, unless it says that all is over.
                 if self._remember_entry(current).owner.state.is_terminal:
                     self._kept.pop(key, None)
+                    return True
             case KvConflict():
                 self._remembered.pop(key, None)
             case Undecided():
                 pass
+        return False
 
     # Writing
 
@@ -296,7 +338,7 @@ class TaskOwners:
     async def _follow(self, known: _Remembered, seen: TaskSeen, now_ms: int) -> TaskOwner:
         """Bring the stored state up to what was seen; somebody else's write in between is looked at first."""
         for _ in range(_ROUNDS_MAX):
-            owner = after_status(known.owner, seen, now_ms)
+            owner = _after_status(known.owner, seen, now_ms)
             if owner is known.owner:
                 return owner
             write = KvUpdate(
@@ -344,7 +386,12 @@ class TaskOwners:
             self._remembered.popitem(last=False)
 
 
-def after_status(owner: TaskOwner, seen: TaskSeen, now_ms: int) -> TaskOwner:
+def _taken(keys: deque[tuple[AgentId, str]], count: int) -> list[tuple[AgentId, str]]:
+    """The first ones, which leave `keys`."""
+    return [keys.popleft() for _ in range(min(count, len(keys)))]
+
+
+def _after_status(owner: TaskOwner, seen: TaskSeen, now_ms: int) -> TaskOwner:
     """The record after one more sight of its task; the same object when nothing changes."""
     if seen.state is owner.state or owner.state.is_terminal:
         return owner

@@ -56,6 +56,7 @@ class Track:
         "_unsettled",
         "_writer",
         "agent_id",
+        "at_ms",
         "attempt",
         "context_id",
         "instance",
@@ -86,6 +87,8 @@ class Track:
         self._unsettled = 0
         self._failure: MeshwayError | None = None
         self.written = self.last = 0
+        # Of the last event that is written; 0: there is none.
+        self.at_ms = 0
         self.state = self.written_state = TaskState.UNSPECIFIED
         self.turn = 1
         self.attempt = self.source = 0
@@ -102,6 +105,7 @@ class Track:
         self._recent_bytes = 0
         self.written = self.last = 0 if event is None else event.number
         if event is not None:
+            self.at_ms = event.at_ms
             self.state = self.written_state = event.state
             self.turn, self.attempt, self.source, self.instance = (
                 event.turn,
@@ -176,7 +180,7 @@ class Track:
         self.turn, self.attempt, self.source, self.instance = draft.turn, draft.attempt, draft.source, draft.instance
         entry = LogAppend(
             subject=self._subject,
-            message_id=f"{self._writer.name}.{number}",
+            message_id=self._writer.new_id(),
             data=draft.body,
             headers=header_of(event),
             expected_last=number - 1,
@@ -189,7 +193,7 @@ class Track:
         event = pending.event
         self._unsettled -= 1
         if error is None and self._failure is None:
-            self.written, self.written_state = event.number, event.state
+            self.written, self.written_state, self.at_ms = event.number, event.state, event.at_ms
             self._remember(event)
             self._heard(self, (event,))
             for listener in tuple(self._listeners):

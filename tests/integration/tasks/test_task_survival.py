@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from meshway.kernel.errors import (
+    AgentNotFound,
     AgentStopped,
     EngineUnavailable,
     IdempotencyKeyReused,
@@ -418,3 +419,18 @@ async def test_a_dead_letter_is_found_by_its_id_behind_as_many_as_one_look_takes
     assert [each.id for each in left.items] == ids[1:4]
     # All there are, as many as one look takes.
     assert len(await rig.inspect.redrive(ADMIN, COUNTER, None)) == 2
+
+
+async def test_a_task_that_is_announced_while_its_agent_is_removed_is_not_handed_out(rig):
+    task_id = await rig.submit()
+    await rig.settle_down()
+    await rig.join("one")
+    rig.line.before_write.close()
+    taking = asyncio.create_task(rig.take())
+    await rig.line.before_write.reached()
+    await rig.agents.change(COUNTER, lambda _: None)
+    rig.line.before_write.open()
+    with pytest.raises(AgentNotFound):
+        await taking
+    await rig.settle_down()
+    assert await rig.states_of(task_id) == ["SUBMITTED", "WORKING", "CANCELED"]

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from meshway.engine.ports import Appended
 from meshway.kernel.ids import AgentId, TaskId
-from meshway.tasks.event_writer import PendingEvent
+from meshway.tasks.event_writer import EventWriter, PendingEvent
 from meshway.tasks.follower import TaskFollower
 from meshway.tasks.track import Draft, Track
 from meshway.tasks.values import TaskEvent, TaskState
@@ -15,7 +16,8 @@ from meshway.tasks.values import TaskEvent, TaskState
 class PromptWriter:
     """Events are written when the test says so."""
 
-    name = "w"
+    def new_id(self) -> str:
+        return "w.1"
 
     def __init__(self) -> None:
         self.pending: list[PendingEvent] = []
@@ -128,3 +130,44 @@ async def test_who_reads_no_more_is_given_nothing(site):
     site.follower.close()
     await site.say(WORKING)
     assert (site.passed, site.taken) == ([], [])
+
+
+async def test_a_listener_that_fails_keeps_nobody_else_from_hearing(caplog):
+    """The events of many tasks are written together."""
+
+    class ManyAtOnce:
+        async def append(self, entries):
+            return [Appended(sequence=1, position=1, duplicate=False) for _ in entries]
+
+    def broken(*_):
+        raise RecursionError("asked for by the test")
+
+    writer = EventWriter(ManyAtOnce())
+    tracks = [
+        Track(AgentId("a"), TaskId(f"t{number}"), context_id="c", writer=writer, heard=heard)
+        for number, heard in enumerate((broken, lambda *_: None))
+    ]
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        duty = group.create_task(writer.run())
+        written = [track.append([Draft(body=b"{}", state=WORKING)], at_ms=0) for track in tracks]
+        await written[1]
+        await tracks[1].quiet()
+        duty.cancel()
+    assert "task_event_not_told" in caplog.text
+
+
+async def test_no_two_entries_have_the_same_id_though_a_number_is_given_out_twice():
+    ids = []
+
+    class Kept:
+        async def append(self, entries):
+            ids.extend(entry.message_id for entry in entries)
+            return [Appended(sequence=1, position=1, duplicate=False) for _ in entries]
+
+    writer = EventWriter(Kept())
+    for _ in range(2):
+        # Forgotten in between, and taken for new.
+        track = Track(AgentId("a"), TaskId("t"), context_id="c", writer=writer, heard=lambda *_: None)
+        track.append([Draft(body=b"{}", state=WORKING)], at_ms=0)
+        await writer.flush()
+    assert len(set(ids)) == len(ids) == 2

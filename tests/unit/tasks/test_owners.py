@@ -276,3 +276,77 @@ async def test_records_of_a_newer_hub_can_be_read(world):
     await world.key_value.write([KvPut(key="tasks.echo.t", value=msgspec.json.encode(newer))])
     world.restart()
     assert (await world.owner()).principal_id == "ann"
+
+
+# Shown before they are stored
+
+
+def seen(state, task_id="t", **more):
+    return TaskSeen(task_id=task_id, context_id="c", state=state, **more)
+
+
+async def test_what_is_kept_while_others_are_written_has_its_own_time(world):
+    """Records come faster than they are written, for as long as it takes."""
+    await world.saw("0")
+    template = await world.owner("0")
+    write, kept = world.key_value.write, []
+
+    async def keep_another(writes):
+        kept.append(msgspec.structs.replace(template, task_id=f"more-{len(kept)}"))
+        world.owners.keep(kept[-1])
+        return await write(writes)
+
+    world.key_value.write = keep_another
+    world.owners.keep(msgspec.structs.replace(template, task_id="first"))
+    for _ in range(50):
+        await world.owners.write_kept()
+    assert len(kept) == 50
+    await world.saw("more-49", TaskState.COMPLETED)
+    assert (await world.owner("more-49")).state is TaskState.COMPLETED
+
+
+async def test_a_task_that_has_ended_does_not_go_on_whatever_is_kept_of_it(world):
+    await world.saw()
+    before = await world.owner()
+    await world.saw(state=TaskState.COMPLETED)
+    # Who reads its stream has not heard of the answer that said so.
+    assert world.owners.keep_status(before, seen(TaskState.WORKING), 5).state is TaskState.COMPLETED
+    world.owners.keep(before)
+    await world.owners.write_kept()
+    world.restart()
+    assert (await world.owner()).state is TaskState.COMPLETED
+
+
+async def test_late_news_is_not_kept(world):
+    await world.saw(state=TaskState.WORKING, timestamp_ms=world.clock.now_ms())
+    before = await world.owner()
+    late = seen(TaskState.INPUT_REQUIRED, timestamp_ms=world.clock.now_ms() - 1)
+    assert world.owners.keep_status(before, late, world.clock.now_ms()) is before
+    assert not world.owners.has_kept
+
+
+async def test_a_record_that_is_kept_hides_no_namesake_of_another_agent(world):
+    other = AgentId("other")
+    await world.saw()
+    await world.saw(agent_id=other, who=BOB)
+    world.owners.keep_status(await world.owner(), seen(TaskState.INPUT_REQUIRED), 5)
+    found = await world.owners.find([ECHO, other], "t")
+    assert [(each.agent_id, each.state) for each in found] == [
+        (ECHO, TaskState.INPUT_REQUIRED),
+        (other, TaskState.WORKING),
+    ]
+
+
+async def test_what_goes_along_is_written_with_the_record_and_without_one(world):
+    mark = KvPut(key="pumps.echo.t", value=b"t", durability=Durability.LAZY)
+    await world.owners.record(
+        seen(TaskState.WORKING),
+        agent_id=ECHO,
+        instance_id=InstanceId("one"),
+        principal_id=ANN.id,
+        now_ms=1,
+        along=[mark],
+    )
+    assert len(world.key_value.writes) == 2
+    await world.owners.write_kept([mark])
+    assert len(world.key_value.writes) == 3

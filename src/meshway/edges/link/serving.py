@@ -11,7 +11,7 @@ from meshway.gateway.lease_tasks import Standing
 from meshway.gateway.report_tasks import TaskReport, TaskSettlementItem
 from meshway.gateway.serve_agent import INSTANCE_TTL_MS, ServeRequest
 from meshway.gateway.task_use_cases import TaskUseCases
-from meshway.kernel.errors import InvalidRequest, MeshwayError, NotFound
+from meshway.kernel.errors import AgentNotFound, InvalidRequest, MeshwayError, NotFound
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.protocols.link import frames
 from meshway.tasks.claims import Claim
@@ -68,14 +68,19 @@ class Serving:
         while True:
             count = await subscription.demand(socket)
             await self._standing.regained()
-            handed = await tasks.lease.execute(
-                self._agent_id,
-                self._instance_id,
-                count=count,
-                wait_ms=wait_ms,
-                told=self.told,
-                standing=self._standing,
-            )
+            try:
+                handed = await tasks.lease.execute(
+                    self._agent_id,
+                    self._instance_id,
+                    count=count,
+                    wait_ms=wait_ms,
+                    told=self.told,
+                    standing=self._standing,
+                )
+            except AgentNotFound:
+                # It was removed, and with its subscription it ends; what it holds is for others.
+                await tasks.report.release_all(self._agent_id, self._instance_id)
+                raise
             if handed:
                 socket.send(encode_frame(frames.Tasks(id=frame.id, tasks=list(map(task_delivery, handed)))))
             size = sum(len(each.item.message) for each in handed)

@@ -34,7 +34,7 @@ class PrefixFollower:
         caught_up: Callable[[], Awaitable[None]] | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`known`: the keys shown, each with the revision it is shown at; asked whenever a watch was opened.
+        """`known`: the keys shown, each with the revision it is shown at; asked whenever a watch is opened.
 
         `deleted` must leave a key that is shown at a later revision: the room's own writes may be ahead of the watch.
         A deletion that nobody saw comes with the revision the key was known at. `caught_up` is waited for, at the end
@@ -65,8 +65,9 @@ class PrefixFollower:
         wait_s = _REOPEN_FIRST_S
         while True:
             try:
+                known = dict(self._known())
                 async with self._key_value.watch(self._prefix) as events:
-                    self._missing = dict(self._known())
+                    self._missing = known
                     async for event in events:
                         wait_s = _REOPEN_FIRST_S
                         await self._tell(event)

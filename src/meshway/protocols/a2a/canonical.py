@@ -286,8 +286,7 @@ def encode_event(request: A2ARequest, core: bytes, number: int | None) -> bytes:
     if legacy is not None:
         result = _lowered(core, lambda value: lower_event(value, legacy), request.dialect)
     elif b"\n" in core or b"\r" in core:
-        # Only between tokens: strings hold none. A frame is one line of data.
-        result = msgspec.json.format(core, indent=-1)
+        result = _on_one_line(core, request.dialect)
     else:
         result = core
     if request.dialect.binding is _JSONRPC:
@@ -295,6 +294,15 @@ def encode_event(request: A2ARequest, core: bytes, number: int | None) -> bytes:
             return b'data: {"jsonrpc":"2.0","id":%b,"result":%b}\n\n' % (request.request_id, result)
         return b'id: %d\ndata: {"jsonrpc":"2.0","id":%b,"result":%b}\n\n' % (number, request.request_id, result)
     return b"data: %b\n\n" % result if number is None else b"id: %d\ndata: %b\n\n" % (number, result)
+
+
+def _on_one_line(core: bytes, dialect: Dialect) -> bytes:
+    """Line ends are only between tokens: strings hold none. A frame is one line of data."""
+    try:
+        return msgspec.json.format(core, indent=-1)
+    except _UNREADABLE as error:
+        text = f"this cannot be said in A2A {dialect.version.value}: {error}"
+        raise UpstreamInvalid(text, may_have_acted=True) from None
 
 
 def _lowered(core: bytes, lower: Callable[[Json], Json], dialect: Dialect) -> bytes:
