@@ -9,7 +9,7 @@ from meshway.gateway.lease_tasks import HUB_INSTANCE, HandedTask, LeaseTasks
 from meshway.gateway.push_attempt import PushAttempt
 from meshway.gateway.report_tasks import ReportTasks, TaskSettlementItem
 from meshway.gateway.task_places import TaskPlaces
-from meshway.kernel.errors import CallerError, MeshwayError, UpstreamUnreachable
+from meshway.kernel.errors import AgentNotFound, CallerError, MeshwayError, UpstreamUnreachable
 from meshway.kernel.ids import AgentId
 from meshway.registry.values import Agent
 from meshway.tasks.claims import Claim
@@ -125,6 +125,9 @@ class PushInbox:
             handed = await self._lease.execute(
                 agent_id, HUB_INSTANCE, count=max(1, count), wait_ms=_IDLE_MS, told=self._told
             )
+        except AgentNotFound:
+            # Removed while it was waited for; whoever asks next sees it.
+            return []
         except MeshwayError as error:
             _log.warning("durable_tasks_not_taken", extra={"agent": agent_id, "reason": error.detail})
             await asyncio.sleep(_PAUSE_S)
