@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
+from meshway.engine.nats.engine import open_nats_engine
+from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.ports import Engine
 from meshway.kernel.clock import SystemClock
 from meshway.kernel.metrics import NullMetrics
+from support.nats_process import running_nats
 
 Value = TypeVar("Value")
 
@@ -26,7 +29,21 @@ async def embedded(folder: Path) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-ADAPTERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {"embedded": embedded}
+@asynccontextmanager
+async def nats_single(folder: Path) -> AsyncIterator[Engine]:
+    """One real server, on its own."""
+    with running_nats(folder) as server:
+        engine = await open_nats_engine(NatsSettings(servers=(server.url,)), clock=SystemClock())
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+ADAPTERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {
+    "embedded": embedded,
+    "nats": nats_single,
+}
 
 
 class WaitUntil:

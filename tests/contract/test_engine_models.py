@@ -253,6 +253,7 @@ class QueueMachine(EngineMachine):
         self.waiting: list[tuple[int, int, str]] = []
         self.held: dict[str, tuple[tuple[int, int, str], str]] = {}
         self.attempts: dict[str, int] = {}
+        self.given_back: set[str] = set()
         self.dead: list[str] = []
         self.settled: list[str] = []
         self.number = 0
@@ -277,14 +278,20 @@ class QueueMachine(EngineMachine):
     def lease(self, count: int) -> None:
         wait_ms = 5_000 if self.waiting else 0
         leases = self.run(self.engine.queue.lease("q", count=count, wait_ms=wait_ms))
-        expected, self.waiting = self.waiting[: len(leases)], self.waiting[len(leases) :]
-        assert [lease.message.message_id for lease in leases] == [message_id for *_turn, message_id in expected]
         assert len(leases) <= count
-        assert leases or not expected
-        for lease, turn in zip(leases, expected, strict=True):
+        assert leases or not self.waiting
+        for lease in leases:
+            (turn,) = [each for each in self._next() if each[2] == lease.message.message_id]
+            self.waiting.remove(turn)
+            self.given_back.discard(turn[2])
             self.attempts[turn[2]] += 1
             assert lease.attempt == self.attempts[turn[2]]
             self.held[turn[2]] = (turn, lease.delivery_id)
+
+    def _next(self) -> list[tuple[int, int, str]]:
+        """What may be handed out next: of the highest priority what was given back, in any order, then the oldest."""
+        first = [turn for turn in self.waiting if turn[0] == self.waiting[0][0]]
+        return [turn for turn in first if turn[2] in self.given_back] or first[:1]
 
     @precondition(lambda self: self.held)
     @rule(pick=st.integers(0, 99), how=st.sampled_from(["ack", "retry", "dead", "extend"]))
@@ -303,6 +310,7 @@ class QueueMachine(EngineMachine):
         del self.held[message_id]
         self.settled.append(delivery_id)
         if how == "retry":
+            self.given_back.add(message_id)
             self.waiting.append(turn)
             self.waiting.sort()
         elif how == "dead":
@@ -326,6 +334,7 @@ class QueueMachine(EngineMachine):
         assert self.run(self.engine.queue_admin.purge("q")) == len(self.waiting) + len(self.held)
         self.settled += [delivery_id for _turn, delivery_id in self.held.values()]
         self.waiting, self.held = [], {}
+        self.given_back.clear()
 
     @invariant()
     def shows_what_the_model_holds(self) -> None:

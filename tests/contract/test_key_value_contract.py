@@ -265,3 +265,27 @@ async def test_a_watch_tells_expiry_within_two_seconds_of_its_time(engine: Engin
             gone = await anext(events)
         assert isinstance(gone, KvDeleted)
         assert gone.expired
+
+
+async def test_an_update_at_the_revision_of_a_deletion_is_a_conflict_with_nothing(engine: Engine) -> None:
+    """What a watch said of a key that is gone is no leave to write it."""
+    async with engine.key_value.watch("gone") as events:
+        assert await anext(events) == KvCaughtUp()
+        await engine.key_value.write([KvPut(key="gone", value=b"1")])
+        assert isinstance(await anext(events), KvEntry)
+        await engine.key_value.write([KvDelete(key="gone")])
+        deleted = await anext(events)
+    assert isinstance(deleted, KvDeleted)
+    (refused,) = await engine.key_value.write([KvUpdate(key="gone", value=b"2", revision=deleted.revision)])
+    assert refused == KvConflict(current=None)
+    (refused,) = await engine.key_value.write([KvUpdate(key="never", value=b"2", revision=0)])
+    assert refused == KvConflict(current=None)
+
+
+async def test_a_walk_sees_what_its_own_hub_writes_meanwhile(engine: Engine) -> None:
+    await engine.key_value.write([KvPut(key=f"w.{number:02}", value=b"") for number in range(6)])
+    first = await engine.key_value.page("w", limit=3)
+    await engine.key_value.write([KvPut(key="w.031", value=b""), KvDelete(key="w.04")])
+    rest = await engine.key_value.page("w", after=first.next_after, limit=10)
+    keys = [entry.key for entry in (*first.entries, *rest.entries)]
+    assert keys == ["w.00", "w.01", "w.02", "w.03", "w.031", "w.05"]

@@ -23,6 +23,7 @@ FREE_TASKS_ALLOWED: Mapping[str, str] = {
     "src/meshway/client/owned_tasks.py": "a client is closed by any task of its loop; aclose cancels and awaits them",
     "src/meshway/edges/http/protocol.py": "one task per exchange, owned by its connection",
     "src/meshway/engine/embedded/duties.py": "start and close are calls, not a block; close cancels and awaits it",
+    "src/meshway/engine/nats/owned_tasks.py": "start and close are calls, not a block; close cancels and awaits them",
     "src/meshway/security/keys.py": "start and aclose are calls, not a block; aclose cancels and awaits the follower",
 }
 _FREE_TASK_CALLS = {"create_task", "ensure_future", "gather"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from house_source import ROOT, Source, project_sources
 
-_SETTINGS_MAX = 120
+# An operator reads those of one engine.
+_SETTINGS_MAX = 150
 _TEXT_FOLDERS = ("src", "tests", "examples", "benchmarks", "docs", "changes", ".ci")
 _TEXT_SUFFIXES = {".py", ".md", ".toml", ".sql", ".json", ".lua", ".sh", ".html", ".css", ".js", ".conf", ".txt", ""}
 # Where things live on one machine only, and package indexes other than the public one. Pieced together, so that this

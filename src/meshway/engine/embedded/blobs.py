@@ -17,7 +17,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from meshway.engine.embedded.arguments import refused
 from meshway.engine.embedded.blob_store import BlobForget, BlobPut, BlobStore
 from meshway.engine.embedded.database import sync_directory
 from meshway.engine.embedded.kv_store import whole_seconds
@@ -25,6 +24,7 @@ from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
 from meshway.engine.ports import BlobRef
+from meshway.engine.ports.checks import refused
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable, MeshwayError, StorageFull
 

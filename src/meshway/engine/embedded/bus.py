@@ -6,11 +6,10 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshway.engine.embedded.arguments import check_between
-from meshway.engine.embedded.names import check_name, check_pattern
 from meshway.engine.embedded.pattern_map import PatternMap
 from meshway.engine.embedded.wakeup import Wakeup
 from meshway.engine.ports import BusGap, BusMessage, BusSubscription, NoResponder, ReplyTimedOut, SubscriptionLost
+from meshway.engine.ports.checks import check_between, check_name, check_pattern
 from meshway.kernel.errors import EngineUnavailable
 
 __all__ = ["EmbeddedBus"]

@@ -6,14 +6,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from meshway.engine.embedded.arguments import check_between
 from meshway.engine.embedded.kv_store import KvCall, KvChange, KvStore, KvSweep
 from meshway.engine.embedded.kv_watch import Watches
-from meshway.engine.embedded.names import check_name, check_prefix
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
 from meshway.engine.ports import Durability, KvEntry, KvEvent, KvOutcome, KvPage, KvWrite
+from meshway.engine.ports.checks import check_between, check_name, check_prefix
 from meshway.kernel.clock import Clock
 
 __all__ = ["EmbeddedKeyValue"]

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
-from meshway.engine.embedded.arguments import check_between, refused
 from meshway.engine.embedded.log_search import bounds_of, list_subjects, read_subject, start_cursor, trim_target
 from meshway.engine.embedded.log_store import LogCall, LogStore, TrimCall
 from meshway.engine.embedded.log_tail import Tails
-from meshway.engine.embedded.names import check_name, check_pattern, is_literal
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
@@ -23,6 +21,7 @@ from meshway.engine.ports import (
     LogTail,
     LogTrim,
 )
+from meshway.engine.ports.checks import check_between, check_name, check_pattern, is_literal, refused
 
 __all__ = ["EmbeddedLog"]
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from meshway.engine.embedded.names import pattern_matches, prefix_of
 from meshway.engine.embedded.queries import Queries
 from meshway.engine.ports import (
     FromLast,
@@ -22,6 +21,7 @@ from meshway.engine.ports import (
     LogStart,
     LogTrim,
 )
+from meshway.engine.ports.checks import pattern_matches, prefix_of
 
 __all__ = [
     "Cursor",

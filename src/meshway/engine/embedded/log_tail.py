@@ -9,15 +9,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
-from meshway.engine.embedded.arguments import check_between
 from meshway.engine.embedded.log_search import Cursor, decode_headers, read_pattern, read_subject, start_cursor
 from meshway.engine.embedded.log_store import EntryRow
-from meshway.engine.embedded.names import is_literal
 from meshway.engine.embedded.pattern_map import PatternMap
 from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.wakeup import Wakeup
 from meshway.engine.ports import LogEntry, LogStart, SubscriptionLost
+from meshway.engine.ports.checks import check_between, is_literal
 
 __all__ = ["Tail", "Tails"]
 

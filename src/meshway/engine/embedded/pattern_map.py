@@ -8,7 +8,7 @@ token, so finding costs the depth of the subject, not the number of patterns.
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from meshway.engine.embedded.names import is_literal
+from meshway.engine.ports.checks import is_literal
 
 __all__ = ["PatternMap"]
 

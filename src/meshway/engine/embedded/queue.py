@@ -5,9 +5,7 @@ import re
 import sqlite3
 from collections.abc import Sequence
 
-from meshway.engine.embedded.arguments import check_between, refused
 from meshway.engine.embedded.leasing import Leasing
-from meshway.engine.embedded.names import check_name
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.queue_calls import AppendCall, DueCall, QueueSweep, RenewCall, SettleCall
 from meshway.engine.embedded.queue_rows import queued_message
@@ -23,6 +21,7 @@ from meshway.engine.ports import (
     Settlement,
     SettleOutcome,
 )
+from meshway.engine.ports.checks import check_between, check_name, refused
 from meshway.kernel.clock import Clock
 
 __all__ = ["EmbeddedQueue"]

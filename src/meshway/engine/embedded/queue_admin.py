@@ -3,8 +3,6 @@
 import sqlite3
 from collections.abc import Sequence
 
-from meshway.engine.embedded.arguments import check_between, refused
-from meshway.engine.embedded.names import check_name
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.queue import EmbeddedQueue
 from meshway.engine.embedded.queue_books import decode_settings
@@ -13,6 +11,7 @@ from meshway.engine.embedded.queue_rows import decode_history, queued_message
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import WriteCall, Writer
 from meshway.engine.ports import DeadLetter, QueueSettings
+from meshway.engine.ports.checks import check_between, check_name, refused
 from meshway.kernel.errors import FieldError, InvalidRequest
 
 __all__ = ["EmbeddedQueueAdmin"]

@@ -16,7 +16,8 @@ Rules that hold for every port
 - Names (keys, subjects, queues) are dot-separated tokens of `[A-Za-z0-9_=/-]+`; `subject_token` encodes any other
   text as one token. Patterns use `*` for one token and `>` for the rest. Prefixes are whole tokens: `a.b` finds
   `a.b` and `a.b.c`, never `a.bc`.
-- Values up to `Engine.inline_bytes_max` travel inside; larger ones the adapter moves to Blobs, unseen.
+- Values up to `Engine.inline_bytes_max` travel inside; larger ones the adapter carries, or refuses with
+  PayloadTooLarge and keeps nothing of them.
 - Every call may raise EngineUnavailable (not reachable, or writes refused until a restart) and every write
   StorageFull (nothing of the failing items was kept; reading goes on). Both are safe to repeat.
 

@@ -23,7 +23,10 @@ class Blobs(Protocol):
         """Store durably; nothing is visible before the whole was written. Raises: StorageFull."""
 
     def get(self, sha256: str) -> AbstractAsyncContextManager[AsyncIterator[bytes] | None]:
-        """The content in chunks of at most 512 KiB; None when there is no such blob."""
+        """The content in chunks of at most 512 KiB; None when there is no such blob.
+
+        One that goes while it is read ends with BlobNotFound; one that has lost a part, with StoreCorrupt.
+        """
 
     async def stat(self, sha256: Sequence[str]) -> Sequence[BlobRef | None]:
         """Which exist."""

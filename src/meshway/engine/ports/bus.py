@@ -50,7 +50,10 @@ class Bus(Protocol):
     """Fan-out and request/reply in memory: at most once, nothing is kept."""
 
     async def publish(self, messages: Sequence[BusMessage]) -> None:
-        """Hand to whoever listens now; never waits for a slow subscriber. Raises: EngineUnavailable."""
+        """Hand to whoever listens now; never waits for a slow subscriber.
+
+        Raises: PayloadTooLarge (beyond what the engine takes in one message), EngineUnavailable.
+        """
 
     def subscribe(
         self, pattern: str, *, group: str | None = None, buffer_max: int = 1_000
@@ -58,9 +61,10 @@ class Bus(Protocol):
         """Active when `__aenter__` returns.
 
         A group is known by its name, whatever patterns its members listen to: of all members whose patterns match a
-        message exactly one gets it, in turn, one that has room where there is one. Who names no group hears all.
+        message exactly one gets it. Among those at one hub it is in turn one that has room, where there is one; which
+        hub is the engine's choice. Who names no group hears all.
         At most `buffer_max` messages wait for the reader; further ones are dropped and counted in a BusGap.
         """
 
     async def request(self, message: BusMessage, *, timeout_ms: int) -> BusMessage | NoResponder | ReplyTimedOut:
-        """Publish with a fresh `reply_to` and take the first answer."""
+        """Publish with a fresh `reply_to` and take the first answer. Raises: as `publish`."""

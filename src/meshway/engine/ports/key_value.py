@@ -92,7 +92,7 @@ class KvPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KvDeleted(msgspec.Struct, frozen=True, kw_only=True):
-    """A key is gone. `expired` tells time to live from deletion."""
+    """A key is gone. `expired` tells time to live from deletion, where the watch was there to see it."""
 
     key: str
     revision: int
@@ -116,11 +116,15 @@ class KeyValue(Protocol):
         """Do each write; writes to one key in one call happen in order. Raises: StorageFull, EngineUnavailable."""
 
     async def page(self, prefix: str, *, after: str | None = None, limit: int = 500) -> KvPage:
-        """Live entries under `prefix`, ordered by key, after the key `after`; at most `limit` (1 to 1,024)."""
+        """Live entries under `prefix`, ordered by key, after the key `after`; at most `limit` (1 to 1,024).
+
+        Keys that other hubs make during a walk may be missing from it.
+        """
 
     def watch(self, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[KvEvent]]:
         """Present values, one `KvCaughtUp`, then each change, in order per key.
 
         Nothing that happens after `__aenter__` is missed; quick successive writes to one key may be seen as the last
-        one only, and a value may come twice (after a reconnect). Expiry is seen within 2 s of its time.
+        one only, and a value or a deletion may come twice (after a reconnect), a deletion also of a key that was never
+        shown. Expiry is seen within 2 s of its time.
         """

@@ -31,7 +31,8 @@ class LogAppend(msgspec.Struct, frozen=True, kw_only=True):
     """One entry for one subject.
 
     `message_id` makes a repetition harmless: without `expected_last` for the adapter's window (2 minutes), with it for
-    ever. `expected_last` is the subject's last sequence as the writer knows it, 0 for an empty subject.
+    as long as the entry is kept. `expected_last` is the subject's last sequence as the writer knows it, 0 for an empty
+    subject.
     """
 
     subject: str

@@ -47,7 +47,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = False
     # How long a dedupe id is remembered.
     dedupe_window_ms: int = 120_000
-    # Appends beyond these are refused with QueueFull; None is no limit of its own.
+    # Appends beyond these are refused with QueueFull; None is no limit of its own. Of many hubs together they may be
+    # passed by what is on its way, and an adapter may round sizes up by an eighth.
     messages_max: int | None = None
     bytes_max: int | None = None
     # Waiting messages older than this are dropped; None keeps them.
@@ -62,8 +63,9 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
 class QueueAppend(msgspec.Struct, frozen=True, kw_only=True):
     """One message. `message_id` filters repeated calls for 2 minutes; `dedupe_id` for the queue's window, durably.
 
-    `deliver_at_ms` and `expires_at_ms` are absolute. An expired message vanishes; a caller that wants it among the dead
-    letters looks at the deadline itself when it leases.
+    `deliver_at_ms` and `expires_at_ms` are absolute. An expired message vanishes, with some adapters also while it is
+    held: its settlement is then STALE. A caller that wants it among the dead letters looks at the deadline itself when
+    it leases.
     """
 
     queue: str
@@ -150,7 +152,9 @@ Settlement = Ack | ToRetry | ToDeadLetters | Extend
 class SettleOutcome(enum.Enum):
     """Of all final settlements of one hand-out at most one is DONE; one sent after the lease's end is STALE.
 
-    After STALE assume that somebody else has, or had, the message. UNDECIDED: repeat the same settlement.
+    After STALE assume that somebody else has, or had, the message. UNDECIDED: repeat the same settlement; the
+    repetition may be STALE although the first one took effect. Through two hubs at once, a ToRetry and an Ack may both
+    be DONE.
     """
 
     DONE = "done"
@@ -170,11 +174,15 @@ class Queue(Protocol):
         """Keep each, durably, before it is answered.
 
         Once a full queue has refused one message of a call it refuses those that follow it in the call, whatever
-        their size, so that repeating the refused ones keeps their order. Raises: StorageFull, EngineUnavailable.
+        their size, so that repeating the refused ones keeps their order. Raises: PayloadTooLarge (the engine takes no
+        message of this size; one up to its `inline_bytes_max` always), StorageFull, EngineUnavailable.
         """
 
     async def lease(self, queue: str, *, count: int, wait_ms: int = 0) -> Sequence[Lease]:
         """Up to `count` (1 to 1,000) due messages: highest priority first, then oldest.
+
+        Messages that were given back come before those of their priority that were never handed out, among themselves
+        in an order of the adapter's.
 
         Returns as soon as at least one is due, with all that are due up to `count`; empty after `wait_ms`. A cancelled
         call leases nothing that it does not return (such messages are due again at once).
@@ -194,7 +202,10 @@ class Queue(Protocol):
 
 
 class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
-    """`held` is leased or waiting to be retried; `delayed` waits for its first delivery time."""
+    """`held` is leased or waiting to be retried; `delayed` waits for its first delivery time.
+
+    Where a lease or a pause has ended, a message may count as held until it is handed out again.
+    """
 
     waiting: int
     held: int
@@ -203,7 +214,7 @@ class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One hand-out in the history of a dead letter; adapters keep the last 16."""
+    """One hand-out in the history of a dead letter; adapters keep the last 16. Times nobody saw are estimates."""
 
     attempt: int
     leased_at_ms: int

@@ -1,0 +1,391 @@
+"""The connection to the cluster: requests with answers, many at once over one inbox, and who hears that it broke.
+
+nats-py keeps the connection and its subscriptions; what it buffers while it is away would be acted on late, so nothing
+is buffered. Not here: what is asked of JetStream (`jetstream.py`).
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from meshway.engine.nats.failures import Unanswered
+from meshway.engine.nats.settings import NatsSettings
+from meshway.kernel.errors import EngineUnavailable
+
+__all__ = ["Answer", "Ask", "Link", "ServerInfo"]
+
+_log = logging.getLogger(__name__)
+
+# Between two tries to reach a server that was lost; ten hubs that come back together are no load.
+_RECONNECT_WAIT_S = 0.2
+_CONNECT_TIMEOUT_S = 2
+_PING_INTERVAL_S = 5
+# What the client library may have waiting for one subscription of ours: answers and feeds, which are taken at once.
+_PENDING_BYTES_MAX = 256 * 1024 * 1024
+_NO_RESPONDERS = "503"
+# What may wait to be written: more than this, and whoever sends waits until the server has taken it.
+_UNSENT_BYTES_MAX = 16 * 1024 * 1024
+# How long it may take to hear what was on its way when a subscription ends.
+_LEAVE_S = 2.0
+
+Answer = Msg
+
+
+class Ask(NamedTuple):
+    """One request."""
+
+    subject: str
+    data: bytes = b""
+    headers: Mapping[str, str] | None = None
+
+
+class ServerInfo(NamedTuple):
+    """`cluster`: its name, empty on a single server."""
+
+    version: str
+    api_level: int
+    has_jetstream: bool
+    cluster: str
+
+
+class _Client(Client):
+    """The library looks at every character of a header's name, which is half of what reading a message costs."""
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        pairs = (line.partition(":") for line in raw.decode("utf-8", "replace").split("\r\n"))
+        return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
+class Link:
+    """Used from one event loop, from `open` to `close`."""
+
+    def __init__(self, settings: NatsSettings) -> None:
+        self._settings = settings
+        self._client = _Client()
+        self._inbox = ""
+        self._asked = 0
+        # By the last token of the reply subject.
+        self._waiting: dict[str, Callable[[Msg | Unanswered], None]] = {}
+        self._listeners: list[Callable[[bool], None]] = []
+        self._last_error = ""
+
+    @classmethod
+    async def open(cls, settings: NatsSettings) -> "Link":
+        """Connect. Raises: EngineUnavailable with what to look at."""
+        link = cls(settings)
+        try:
+            await link._connect()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await link._client.close()
+            raise
+        return link
+
+    async def close(self) -> None:
+        """Idempotent."""
+        self._fail_all("the connection to NATS was closed")
+        if not self._client.is_closed:
+            await self._client.close()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._client.is_connected
+
+    @property
+    def server_info(self) -> ServerInfo:
+        """What the server said of itself when it was connected to."""
+        # Nothing public has `api_lvl` and `cluster`.
+        said = self._client._server_info
+        return ServerInfo(
+            version=str(said.get("version", "")),
+            api_level=int(said.get("api_lvl", 0)),
+            has_jetstream=bool(said.get("jetstream")),
+            cluster=said.get("cluster") or "",
+        )
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of one message, as the server has it."""
+        return self._client.max_payload
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not connected, for people."""
+        return self._last_error or "NATS is away"
+
+    def listen(self, listener: Callable[[bool], None]) -> None:
+        """Call with True when the connection is back and with False when it broke. For life."""
+        self._listeners.append(listener)
+
+    # Asking
+
+    async def ask(self, ask: Ask, *, timeout_ms: int | None = None) -> Answer:
+        """The first answer. Raises: Unanswered, also where nobody listens."""
+        (answer,) = await self.ask_all([ask], timeout_ms=timeout_ms)
+        if isinstance(answer, Unanswered):
+            raise answer
+        return answer
+
+    async def ask_all(self, asks: Sequence[Ask], *, timeout_ms: int | None = None) -> Sequence[Answer | Unanswered]:
+        """All on their way before any is waited for; answers in the order of the questions."""
+        found: list[Answer | Unanswered | None] = [None] * len(asks)
+        left = len(asks)
+        done = asyncio.get_running_loop().create_future()
+
+        def take(place: int, answer: Msg | Unanswered) -> None:
+            nonlocal left
+            if found[place] is None:
+                found[place] = answer
+                left -= 1
+                if not left and not done.done():
+                    done.set_result(None)
+
+        tokens: list[str] = []
+        try:
+            async with asyncio.timeout((timeout_ms or self._settings.request_timeout_ms) / 1000):
+                for place, ask in enumerate(asks):
+                    token = self._token()
+                    tokens.append(token)
+                    self._waiting[token] = partial(take, place)
+                    try:
+                        await self._publish(ask, reply=f"{self._inbox}.{token}")
+                    except EngineUnavailable as error:
+                        take(place, Unanswered(error.detail, nothing_happened=True))
+                if left:
+                    await done
+        except TimeoutError:
+            pass
+        finally:
+            for token in tokens:
+                self._waiting.pop(token, None)
+        late = Unanswered("NATS did not answer in time; it may have no leader at this moment")
+        return [late if answer is None else _judged(answer) for answer in found]
+
+    async def collect(self, ask: Ask, take: Callable[[Answer], bool], *, timeout_ms: int | None = None) -> None:
+        """Give every answer to `take` until it says that it was the last. Raises: Unanswered."""
+        done: asyncio.Future[Unanswered | None] = asyncio.get_running_loop().create_future()
+
+        def heard(answer: Msg | Unanswered) -> None:
+            if done.done():
+                return
+            judged = _judged(answer)
+            if isinstance(judged, Unanswered):
+                done.set_result(judged)
+            elif take(judged):
+                done.set_result(None)
+
+        token = self._token()
+        self._waiting[token] = heard
+        try:
+            async with asyncio.timeout((timeout_ms or self._settings.request_timeout_ms) / 1000):
+                await self._publish(ask, reply=f"{self._inbox}.{token}")
+                failure = await done
+        except TimeoutError:
+            raise Unanswered("NATS did not answer in time") from None
+        except EngineUnavailable as error:
+            raise Unanswered(error.detail, nothing_happened=True) from None
+        finally:
+            self._waiting.pop(token, None)
+        if failure is not None:
+            raise failure
+
+    # Plain messages
+
+    async def publish(self, subject: str, data: bytes = b"", *, headers: Mapping[str, str] | None = None) -> None:
+        """To whoever listens. Raises: EngineUnavailable."""
+        await self._publish(Ask(subject, data, headers), reply="")
+
+    async def publish_with_reply(
+        self, subject: str, data: bytes, *, reply: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """The same, with the subject that answers go to. Raises: EngineUnavailable."""
+        await self._publish(Ask(subject, data, headers), reply=reply)
+
+    async def subscribe(
+        self,
+        subject: str,
+        heard: Callable[[Msg], Awaitable[None]],
+        *,
+        group: str = "",
+        pending_max: int = 0,
+    ) -> Subscription:
+        """`heard` is called for each message, one after the other. Raises: EngineUnavailable.
+
+        `pending_max`: messages that may wait for it, 0: as many as come; what does not fit is dropped by the library.
+        """
+        try:
+            return await self._client.subscribe(
+                subject,
+                queue=group,
+                cb=heard,
+                pending_msgs_limit=pending_max,
+                pending_bytes_limit=_PENDING_BYTES_MAX,
+            )
+        except nats.errors.Error as error:
+            raise EngineUnavailable(f"NATS cannot be listened to: {_text(error)}") from error
+
+    async def hear(self, subject: str, heard: Callable[[Msg], None], *, group: str = "") -> Subscription:
+        """`heard` is called as each message is read: in the order of arrival over all subjects that are heard so.
+
+        It must not block. Costs no task. End it with `leave`. Raises: EngineUnavailable.
+        """
+        try:
+            return await self._client.subscribe(subject, queue=group, future=_EachMessage(heard))
+        except nats.errors.Error as error:
+            raise EngineUnavailable(f"NATS cannot be listened to: {_text(error)}") from error
+
+    async def leave(self, subscription: Subscription) -> None:
+        """End what `hear` began; what the server had sent before is heard until this returns."""
+        try:
+            if self._client.is_connected:
+                async with asyncio.timeout(_LEAVE_S):
+                    await subscription.drain()  # type: ignore[no-untyped-call] # the library leaves it so
+        except (TimeoutError, nats.errors.Error) as error:
+            _log.debug("nats_subscription_not_drained", extra={"reason": _text(error)})
+        finally:
+            # The library would begin one that could not be drained again after a reconnect.
+            self._client._remove_sub(subscription._id)
+
+    async def flush(self) -> None:
+        """Until the server has seen everything that was sent before. Raises: EngineUnavailable."""
+        try:
+            await self._client.flush(timeout=max(1, self._settings.request_timeout_ms // 1000))
+        except nats.errors.Error as error:
+            raise EngineUnavailable(f"NATS does not answer: {_text(error)}") from error
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses."""
+        return self._client.new_inbox()
+
+    async def _publish(self, ask: Ask, *, reply: str) -> None:
+        headers = None if ask.headers is None else dict(ask.headers)
+        try:
+            if self._client.pending_data_size > _UNSENT_BYTES_MAX:
+                await self.flush()
+            await self._client.publish(ask.subject, ask.data, reply=reply, headers=headers)
+        except nats.errors.MaxPayloadError:
+            text = f"{len(ask.data)} bytes are more than this NATS server takes (max_payload {self.max_payload})"
+            raise EngineUnavailable(text) from None
+        except nats.errors.Error as error:
+            raise EngineUnavailable(f"{self.trouble} ({_text(error)})") from error
+
+    def _token(self) -> str:
+        self._asked += 1
+        return str(self._asked)
+
+    async def _heard(self, message: Msg) -> None:
+        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        if waiting is not None:
+            waiting(message)
+
+    def _fail_all(self, reason: str) -> None:
+        for waiting in list(self._waiting.values()):
+            waiting(Unanswered(reason))
+
+    # The connection
+
+    async def _connect(self) -> None:
+        settings = self._settings
+        try:
+            async with asyncio.timeout(settings.start_timeout_ms / 1000):
+                await self._client.connect(
+                    list(settings.servers),
+                    name="meshway",
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnected,
+                    reconnected_cb=self._on_reconnected,
+                    connect_timeout=_CONNECT_TIMEOUT_S,
+                    # Seconds; fractions are fine.
+                    reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]
+                    max_reconnect_attempts=-1,
+                    ping_interval=_PING_INTERVAL_S,
+                    pending_size=-1,
+                    skip_subject_validation=True,
+                    user_credentials=settings.credentials_file,
+                    nkeys_seed=settings.nkey_seed_file,
+                    user=settings.user,
+                    password=settings.password,
+                    token=settings.token,
+                    tls=self._tls(),
+                )
+        except TimeoutError:
+            raise EngineUnavailable(f"No NATS server answers at {self._where()}: {self.trouble}") from None
+        except (nats.errors.Error, OSError, ValueError) as error:
+            raise EngineUnavailable(f"NATS at {self._where()} cannot be used: {error}") from error
+        self._inbox = self._client.new_inbox()
+        await self.subscribe(f"{self._inbox}.*", self._heard)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        settings = self._settings
+        if settings.tls_ca_file is None and settings.tls_certificate_file is None:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=settings.tls_ca_file)
+            if settings.tls_certificate_file is not None:
+                context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise EngineUnavailable(f"The TLS files for NATS cannot be used: {error}") from error
+        return context
+
+    def _where(self) -> str:
+        return ", ".join(server.rpartition("@")[2] for server in self._settings.servers)
+
+    async def _on_error(self, error: Exception) -> None:
+        text = _text(error)
+        if text != self._last_error:
+            _log.warning("nats_error", extra={"reason": text})
+        self._last_error = text
+
+    async def _on_disconnected(self) -> None:
+        if self._client.is_closed:
+            return
+        _log.warning("nats_disconnected", extra={"reason": self._last_error})
+        # What was not sent yet would be sent when it is back, and acted on late.
+        self._client._pending, self._client._pending_data_size = [], 0
+        self._fail_all("the connection to NATS broke")
+        for listener in self._listeners:
+            listener(False)
+
+    async def _on_reconnected(self) -> None:
+        _log.info("nats_reconnected")
+        self._last_error = ""
+        for listener in self._listeners:
+            listener(True)
+
+
+class _EachMessage(asyncio.Future[Msg]):
+    """What the library takes for the future of one answer, and sets for every message as it is read."""
+
+    def __init__(self, heard: Callable[[Msg], None]) -> None:
+        super().__init__()
+        self._each = heard
+
+    def set_result(self, message: Msg, /) -> None:
+        try:
+            self._each(message)
+        except Exception as error:  # noqa: BLE001  the boundary of one message: it must not end the reading of others
+            _log.error("nats_message_not_taken", extra={"subject": message.subject}, exc_info=error)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _judged(answer: Msg | Unanswered) -> Msg | Unanswered:
+    """A status of the server, in place of an answer, is none."""
+    if isinstance(answer, Unanswered) or answer.headers is None or answer.data:
+        return answer
+    if answer.headers.get("Status") == _NO_RESPONDERS:
+        reason = "nobody at NATS answers for this: the stream has no leader at this moment, or was deleted"
+        return Unanswered(reason, nothing_happened=True)
+    return answer

@@ -1,0 +1,156 @@
+"""From messages that the server handed out to leases: which of them somebody may work on, and in which attempt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+from nats.aio.msg import Msg
+
+from meshway.engine.nats.jetstream import JetStream
+from meshway.engine.nats.link import Ask
+from meshway.engine.nats.queue_books import QueueBooks
+from meshway.engine.nats.queue_consumers import Arrival
+from meshway.engine.nats.queue_dead import Burials
+from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds, Held, HeldMessages
+from meshway.engine.nats.queue_messages import Head, History, decode_head
+from meshway.engine.nats.queue_records import QueueRecords
+from meshway.engine.nats.queue_subjects import hash_of
+from meshway.engine.ports import Lease
+from meshway.kernel.clock import Clock
+
+__all__ = ["Admission", "Taken", "nak"]
+
+# A message that waited longer than this part of its lease on the way here has its lease begun anew.
+_AGE_PARTS_MAX = 8
+# And one that waited longer than this part may be in other hands already.
+_AGE_RENEWED_MAX = 2
+_EXPIRED_REASON = "the lease of the last attempt ran out"
+
+
+@dataclass(slots=True)
+class Taken:
+    """A message in the hands of this hub, and how it is given back."""
+
+    lease: Lease
+    delivery: Delivery
+    history: History
+
+
+class Admission:
+    def __init__(
+        self,
+        jetstream: JetStream,
+        *,
+        books: QueueBooks,
+        records: QueueRecords,
+        burials: Burials,
+        held: HeldMessages,
+        ids: DeliveryIds,
+        clock: Clock,
+    ) -> None:
+        self._jetstream = jetstream
+        self._books = books
+        self._records = records
+        self._burials = burials
+        self._held = held
+        self._ids = ids
+        self._clock = clock
+
+    async def admit(self, queue: str, arrivals: Sequence[Arrival]) -> list[Taken]:
+        """Leases, in the order of hand-out; what is none goes back, or goes. Raises: StorageFull, EngineUnavailable."""
+        queue_hash = hash_of(queue)
+        fresh = await self._renew(sorted(arrivals, key=lambda arrival: (arrival.rank, arrival.seq)))
+        again = [arrival.seq for arrival in fresh if arrival.delivered > 1]
+        histories = await self._records.histories(queue_hash, again) if again else {}
+        taken: list[Taken] = []
+        early: list[Taken] = []
+        gone: list[int] = []
+        for arrival in fresh:
+            now_ms = self._clock.now_ms()
+            head = decode_head(arrival.message.headers) or Head()
+            history = histories.get(arrival.seq, History())
+            held = self._held.get(queue_hash, arrival.seq)
+            one = self._taken(queue, arrival, head, history, held)
+            if held is not None and held.until_ms > now_ms and not held.is_settled:
+                early.append(one)
+            elif head.expires_at_ms is not None and head.expires_at_ms <= now_ms:
+                gone.append(arrival.seq)
+            elif not await self._is_over(queue, one):
+                entry = Held(one.delivery.attempt, one.delivery.until_ms)
+                self._held.put(queue_hash, arrival.seq, entry, now_ms=now_ms)
+                taken.append(one)
+        if gone:
+            await self._burials.delete(gone)
+        if early:
+            # The server forgot these leases (it was killed), or ends them early (they were longer when they were made).
+            await self._give_back(queue_hash, early)
+        return taken
+
+    async def give_back(self, queue: str, taken: Sequence[Taken]) -> None:
+        """Due again at once, as if never handed out. Raises: StorageFull, EngineUnavailable."""
+        queue_hash = hash_of(queue)
+        for one in taken:
+            self._held.pop(queue_hash, one.delivery.seq)
+        await self._give_back(queue_hash, taken)
+
+    async def _give_back(self, queue_hash: str, taken: Sequence[Taken]) -> None:
+        records: list[Ask] = []
+        for one in taken:
+            history = History(one.history.uncounted + 1, one.history.attempts)
+            records.append(self._records.history_ask(queue_hash, one.delivery.seq, history))
+        await self._records.write(records)
+        now_ms = self._clock.now_ms()
+        for one in taken:
+            held = self._held.get(queue_hash, one.delivery.seq)
+            delay_ms = 0 if held is None else max(0, held.until_ms - now_ms)
+            await self._jetstream.link.publish(one.delivery.ack_subject, nak(delay_ms))
+
+    async def _renew(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Those whose lease is, or now becomes, nearly a whole one; the others run out by themselves."""
+        now_ms = self._clock.now_ms()
+        fresh: list[Arrival] = []
+        old: list[Arrival] = []
+        for arrival in arrivals:
+            age_ms = now_ms - arrival.leased_at_ms
+            if age_ms <= arrival.lease_ms // _AGE_PARTS_MAX:
+                fresh.append(arrival)
+            elif age_ms <= arrival.lease_ms // _AGE_RENEWED_MAX:
+                old.append(arrival)
+        if not old:
+            return fresh
+        answers = await self._jetstream.link.ask_all([Ask(arrival.message.reply, b"+WPI") for arrival in old])
+        for arrival, answer in zip(old, answers, strict=True):
+            if isinstance(answer, Msg):
+                fresh.append(replace(arrival, leased_at_ms=now_ms))
+        return sorted(fresh, key=lambda arrival: (arrival.rank, arrival.seq))
+
+    def _taken(self, queue: str, arrival: Arrival, head: Head, history: History, held: Held | None) -> Taken:
+        attempt = max(history.attempt_of(arrival.delivered), 1 if held is None else held.attempt + 1)
+        leased_at_ms, lease_ms = arrival.leased_at_ms, arrival.lease_ms
+        delivery = Delivery(
+            arrival.seq, attempt, leased_at_ms, leased_at_ms + lease_ms, arrival.message.reply, lease_ms
+        )
+        lease = Lease(
+            delivery_id=self._ids.encode(delivery),
+            attempt=attempt,
+            lease_until_ms=delivery.until_ms,
+            message=head.message(queue, arrival.message.data),
+        )
+        return Taken(lease, delivery, history)
+
+    async def _is_over(self, queue: str, one: Taken) -> bool:
+        """Whether its attempts are used up: then it leaves the queue."""
+        settings = self._books.settings(queue)
+        if settings.attempts_max is None or one.delivery.attempt <= settings.attempts_max:
+            return False
+        if settings.dead_letters:
+            last = one.delivery.attempt - 1
+            await self._burials.bury_expired(one.delivery, one.history, attempt=last, reason=_EXPIRED_REASON)
+        else:
+            await self._burials.delete([one.delivery.seq])
+        return True
+
+
+def nak(delay_ms: int) -> bytes:
+    """Due again after so long."""
+    return b'-NAK {"delay": %d}' % (delay_ms * 1_000_000) if delay_ms > 0 else b"-NAK"

