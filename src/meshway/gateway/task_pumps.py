@@ -284,6 +284,9 @@ class TaskPumps:
             _log.error("task_stream_failed", extra={"task": pump.owner.task_id}, exc_info=failure)
         finally:
             self._end(pump, error)
+            if stream is not None:
+                # Nobody has read it where its mark could not be written.
+                await stream.aclose()
         self._closer.unmark(_key(owner.agent_id, owner.task_id))
 
     async def _read_to_the_end(self, pump: Pump, stream: AgentStream | None, first: StreamEvent | None) -> None:
