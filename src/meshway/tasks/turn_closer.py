@@ -23,6 +23,8 @@ _BATCH_MAX = 1_000
 # A write of the store costs as much as thirty records in it, and a short task is stored once, as it ended. After a
 # crash the events and the inbox say what is lacking.
 _GATHER_S = 0.100
+# First records gather too, but no longer than their tasks' first events take.
+_GATHER_NEW_S = 0.003
 # After a failure: the disk is full, or the engine away; nothing is lost meanwhile.
 _RETRY_S = 0.5
 
@@ -89,6 +91,7 @@ class TurnCloser:
         """Write first records for ever; what fails is left to `run`."""
         while True:
             await self._new_work.wait()
+            await asyncio.sleep(_GATHER_NEW_S)
             self._new_work.clear()
             new, self._new = self._new, []
             try:
