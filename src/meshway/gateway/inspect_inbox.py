@@ -8,8 +8,9 @@ import msgspec
 
 from meshway.engine.ports import DeadLetter, QueueDepth, QueuedMessage
 from meshway.gateway.accept_task import AcceptTask, TaskRequest
+from meshway.gateway.named_letters import named_letters
 from meshway.gateway.task_places import TaskPlaces
-from meshway.kernel.errors import Forbidden, NotFound
+from meshway.kernel.errors import Forbidden
 from meshway.kernel.ids import AgentId, TaskId
 from meshway.kernel.pages import Page, decode_cursor, encode_cursor
 from meshway.kernel.principal import Principal
@@ -96,20 +97,15 @@ class InspectInbox:
 
     async def _letters(self, agent_id: AgentId, message_ids: Sequence[str] | None) -> Mapping[str, DeadLetter]:
         """The oldest 500, or those that are named, wherever they are. Raises: NotFound, EngineUnavailable."""
-        found: dict[str, DeadLetter] = {}
-        wanted = None if message_ids is None else set(message_ids)
-        after: str | None = None
-        while wanted is None or len(found) < len(wanted):
-            page = await self._places.tasks.inbox.dead_letters(agent_id, after=after, limit=_REDRIVE_MAX)
-            by_id = {letter.message.message_id: letter for letter in page}
-            found |= {each: letter for each, letter in by_id.items() if wanted is None or each in wanted}
-            if wanted is None or not page:
-                break
-            after = page[-1].position
-        unknown = next((each for each in message_ids or () if each not in found), None)
-        if unknown is not None:
-            raise NotFound(f"There is no dead letter {unknown!r} of agent {agent_id!r}; nothing was redriven.")
-        return found
+        inbox = self._places.tasks.inbox
+        if message_ids is None:
+            letters = await inbox.dead_letters(agent_id, limit=_REDRIVE_MAX)
+            return {letter.message.message_id: letter for letter in letters}
+        return await named_letters(
+            message_ids,
+            lambda after: inbox.dead_letters(agent_id, after=after, limit=_REDRIVE_MAX),
+            of=f"agent {agent_id!r}",
+        )
 
     async def _redrive(self, agent_id: AgentId, letter: DeadLetter) -> TaskId:
         item = read_item(letter.message)

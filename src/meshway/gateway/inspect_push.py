@@ -8,8 +8,8 @@ import msgspec
 
 from meshway.engine.ports import DeadLetter, QueueAdmin, QueuedMessage
 from meshway.gateway.admission import Admission
+from meshway.gateway.named_letters import named_letters
 from meshway.gateway.queue_notifications import PUSH_QUEUE, Notice
-from meshway.kernel.errors import NotFound
 from meshway.kernel.pages import Page, decode_cursor, encode_cursor
 from meshway.kernel.principal import Principal
 from meshway.tasks.push_configs import PushConfig, PushConfigStore
@@ -74,26 +74,14 @@ class InspectPush:
             letters = await self._queue_admin.dead_letters(PUSH_QUEUE, limit=_REDRIVE_MAX)
             wanted: Sequence[str] = [letter.message.message_id for letter in letters]
         else:
-            wanted = await self._oldest_first(message_ids)
+            wanted = list(await named_letters(message_ids, self._page, of="push notifications"))
         outcomes = await self._queue_admin.redrive(PUSH_QUEUE, wanted)
         redriven = [each for each, outcome in zip(wanted, outcomes, strict=True) if outcome]
         _log.info("notifications_redriven", extra={"principal": principal.id, "notifications": len(redriven)})
         return redriven
 
-    async def _oldest_first(self, message_ids: Sequence[str]) -> Sequence[str]:
-        """Each once. Raises: NotFound, EngineUnavailable."""
-        wanted = set(message_ids)
-        found: dict[str, None] = {}
-        after: str | None = None
-        while len(found) < len(wanted):
-            letters = await self._queue_admin.dead_letters(PUSH_QUEUE, after=after, limit=_REDRIVE_MAX)
-            if not letters:
-                unknown = next(each for each in message_ids if each not in found)
-                raise NotFound(f"There is no dead letter {unknown!r} of push notifications; nothing was redriven.")
-            ids = (letter.message.message_id for letter in letters)
-            found |= dict.fromkeys(each for each in ids if each in wanted)
-            after = letters[-1].position
-        return list(found)
+    async def _page(self, after: str | None) -> Sequence[DeadLetter]:
+        return await self._queue_admin.dead_letters(PUSH_QUEUE, after=after, limit=_REDRIVE_MAX)
 
 
 def _url(config: PushConfig | None, notice: Notice) -> str | None:

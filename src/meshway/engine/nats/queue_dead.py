@@ -20,7 +20,7 @@ from meshway.engine.nats.queue_messages import (
 )
 from meshway.engine.nats.queue_records import QueueRecords
 from meshway.engine.nats.queue_subjects import QueueSubjects, queue_of
-from meshway.engine.nats.retries import Retries
+from meshway.engine.nats.retries import Retries, read_patiently
 from meshway.engine.ports import AttemptRecord, DeadLetter, Priority, QueueAppend, SettleOutcome
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
@@ -236,12 +236,5 @@ class DeadLetters:
                 raise error_of(answer)
 
     async def _read(self, subject_filter: str, seq: int, limit: int) -> Page:
-        retries = Retries(self._timeout_ms)
-        while True:
-            try:
-                body = {"next_by_subj": subject_filter, "seq": seq, "batch": limit}
-                return await self._jetstream.read(self._subjects.stream, body)
-            except (ApiError, Unanswered) as failure:
-                if isinstance(failure, Unanswered) and await retries.pause():
-                    continue
-                raise error_of(failure) from failure
+        body = {"next_by_subj": subject_filter, "seq": seq, "batch": limit}
+        return await read_patiently(self._jetstream, self._subjects.stream, body, within_ms=self._timeout_ms)

@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Sequence
 
 from meshway.engine.nats.api_answers import ApiAnswer
-from meshway.engine.nats.failures import ApiError, Unanswered, error_of
 from meshway.engine.nats.jetstream import JetStream, Page
 from meshway.engine.nats.queue_books import QueueBooks
 from meshway.engine.nats.queue_deliveries import HeldMessages
 from meshway.engine.nats.queue_limits import read_subjects
 from meshway.engine.nats.queue_messages import decode_head
 from meshway.engine.nats.queue_subjects import ORDERED_LANES, PLAIN_LANES, QueueSubjects, hash_of, queue_of
-from meshway.engine.nats.retries import Retries
+from meshway.engine.nats.retries import read_patiently
 from meshway.engine.ports import QueueDepth, QueuedMessage
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import MeshwayError
@@ -120,12 +119,5 @@ class QueueReads:
         return len(page.messages) + page.more
 
     async def _read(self, subject_filter: str, seq: int, limit: int) -> Page:
-        retries = Retries(self._timeout_ms)
-        while True:
-            try:
-                body = {"next_by_subj": subject_filter, "seq": seq, "batch": limit}
-                return await self._jetstream.read(self._subjects.stream, body)
-            except (ApiError, Unanswered) as failure:
-                if isinstance(failure, Unanswered) and await retries.pause():
-                    continue
-                raise error_of(failure) from failure
+        body = {"next_by_subj": subject_filter, "seq": seq, "batch": limit}
+        return await read_patiently(self._jetstream, self._subjects.stream, body, within_ms=self._timeout_ms)

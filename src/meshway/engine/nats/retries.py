@@ -1,10 +1,12 @@
 """Trying again while the cluster elects a leader or is away for a moment, up to a bound."""
 
 import asyncio
+from collections.abc import Mapping
 
 from meshway.engine.nats.failures import ApiError, Unanswered, error_of
+from meshway.engine.nats.jetstream import JetStream, Page
 
-__all__ = ["Retries"]
+__all__ = ["Retries", "read_patiently"]
 
 _FIRST_S, _MAX_S = 0.01, 0.25
 # JetStream's own word for "no leader, or no quorum, at this moment".
@@ -31,3 +33,13 @@ class Retries:
         passing = isinstance(failure, Unanswered) or failure.status == _UNAVAILABLE
         if not passing or not await self.pause():
             raise error_of(failure) from failure
+
+
+async def read_patiently(jetstream: JetStream, stream: str, body: Mapping[str, object], *, within_ms: int) -> Page:
+    """`JetStream.read`, tried again for so long. Raises: EngineUnavailable."""
+    retries = Retries(within_ms)
+    while True:
+        try:
+            return await jetstream.read(stream, body)
+        except (ApiError, Unanswered) as failure:
+            await retries.pause_or_raise(failure)
