@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.hub_process import engine_environment
+
 __all__ = ["Ran", "meshway", "meshway_async"]
 
 
@@ -28,7 +30,9 @@ class Ran:
 def meshway(*arguments: str, env: Mapping[str, str] | None = None, within_s: float = 30) -> Ran:
     """Run a command that ends by itself."""
     command = [str(Path(sys.executable).parent / "meshway"), *arguments]
-    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **(env or {})}
+    data = Path(arguments[arguments.index("--data") + 1]) if "--data" in arguments else None
+    engine = {} if data is None else engine_environment(data)
+    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **engine, **(env or {})}
     done = subprocess.run(
         command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=within_s, check=False
     )

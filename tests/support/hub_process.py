@@ -1,6 +1,7 @@
 """A real hub in a process of its own, as a user starts it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -16,9 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["HubProcess", "free_port", "running_hub"]
+__all__ = ["HubProcess", "engine_environment", "free_port", "running_hub"]
 
 _READY_WITHIN_S = 20.0
+
+
+def engine_environment(data: Path) -> dict[str, str]:
+    """With MESHWAY_TEST_ENGINE=nats://... every hub of a test run stands there, under a prefix of its own."""
+    engine = os.environ.get("MESHWAY_TEST_ENGINE")
+    if engine is None:
+        return {}
+    return {"MESHWAY_ENGINE": engine, "MESHWAY_NATS_PREFIX": hashlib.sha256(str(data).encode()).hexdigest()[:12]}
 
 
 def free_port() -> int:
@@ -42,7 +51,8 @@ class HubProcess:
         self.last_log = ""
         self.log = data.parent / f"{data.name}-hub.log"
         self._flags = list(flags)
-        self._env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **(env or {})}
+        self._env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+        self._env |= {**engine_environment(data), **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         if config is not None:
             path = data.parent / f"{data.name}.toml"

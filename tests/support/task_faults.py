@@ -8,7 +8,7 @@ import msgspec
 from meshway.engine.ports import LogAppend, LogOutcome
 from meshway.gateway.cancel_task import CancelTask
 from meshway.gateway.lease_tasks import HandedTask, LeaseTasks
-from meshway.gateway.report_tasks import ReportTasks, TaskReport
+from meshway.gateway.report_tasks import ReportTasks, TaskReport, Told
 from meshway.gateway.watch_tasks import WatchTasks
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.tasks import event_bodies
@@ -35,16 +35,18 @@ class KeepsFormerClaims(Claims):
 
 
 class BelievesLateReports(ReportTasks):
-    async def _live_claim(self, agent_id: AgentId, delivery_id: str) -> Claim | None:
+    async def _live_claim(self, agent_id: AgentId, delivery_id: str, told: Told | None = None) -> Claim | None:
         return self._places.claims.of_delivery(delivery_id)
 
 
 class NumbersReportsItself(ReportTasks):
-    async def _begin(self, agent_id: AgentId, delivery_id: str, items: Sequence[TaskReport]) -> object:
+    async def _begin(
+        self, agent_id: AgentId, delivery_id: str, items: Sequence[TaskReport], told: Told | None
+    ) -> object:
         claim = self._places.claims.of_delivery(delivery_id)
         source = 0 if claim is None else claim.source
         items = [replace(item, source=number) for number, item in enumerate(items, source + 1)]
-        return await super()._begin(agent_id, delivery_id, items)
+        return await super()._begin(agent_id, delivery_id, items, told)
 
 
 class CountsWhatIsGivenBack(ReportTasks):

@@ -211,7 +211,7 @@ class TaskRig:
         log = parts.log(self.line)
         self.writer = EventWriter(log)
         self.tracks = parts.tracks(log, self.writer)
-        self.owners = parts.owners(engine.key_value, settings=settings)
+        self.owners = parts.owners(engine.key_value, settings=settings, clock=clock)
         self.inbox_line = InboxLine(engine.queue)
         self.inbox = Inbox(self.inbox_line, engine.queue_admin, settings=settings)
         self.closer = TurnCloser(self.owners, self.inbox)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from meshway.assembly.duties import Duties
+from meshway.assembly.mesh import Mesh
 from meshway.engine.ports import Engine
 from meshway.gateway.admission import Admission
 from meshway.gateway.answer_requests import AnswerRequests
@@ -47,6 +47,7 @@ class ChannelGround:
     """What channels stand on."""
 
     engine: Engine
+    mesh: Mesh
     admission: Admission
     secret_box: SecretBox
     settings: MessagingSettings
@@ -62,9 +63,10 @@ class Channels:
     subscriptions: SubscriptionPlaces
 
 
-async def build_channels(ground: ChannelGround, duties: Duties) -> Channels:
+async def build_channels(ground: ChannelGround) -> Channels:
     """Every verb, once the channels of before are known; the duties run until `duties` ends."""
     engine, settings, clock = ground.engine, ground.settings, ground.clock
+    duties = ground.mesh.duties
     book = ChannelBook(engine.key_value, engine.queue_admin, settings=settings, clock=clock)
     duties.start("channels", book.run)
     await book.wait_ready()
@@ -95,7 +97,7 @@ async def build_channels(ground: ChannelGround, duties: Duties) -> Channels:
     subscriptions = SubscriptionPlaces(subscriptions_max=settings.subscriptions_max)
     bus = engine.bus
     admission = ground.admission
-    send_request, answer_requests = _requests(ground, duties, places, activity, subscriptions)
+    send_request, answer_requests = _requests(ground, places, activity, subscriptions)
     use_cases = ChannelUseCases(
         publish_events=PublishEvents(bus, payloads, activity, admission=admission, settings=settings, clock=clock),
         subscribe_events=SubscribeEvents(bus, activity, admission=admission, places=subscriptions, settings=settings),
@@ -119,12 +121,12 @@ async def build_channels(ground: ChannelGround, duties: Duties) -> Channels:
 
 def _requests(
     ground: ChannelGround,
-    duties: Duties,
     places: ChannelPlaces,
     activity: Activity,
     subscriptions: SubscriptionPlaces,
 ) -> tuple[SendRequest, AnswerRequests]:
     engine, settings, clock = ground.engine, ground.settings, ground.clock
+    duties = ground.mesh.duties
     cache = ReplyCache(engine.key_value, settings=settings, clock=clock)
     duties.start("reply_cache", cache.run)
     pools = ResponderPools(engine.bus, settings=settings, clock=clock)

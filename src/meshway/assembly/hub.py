@@ -15,6 +15,8 @@ from meshway.assembly.channels import ChannelGround, Channels, build_channels
 from meshway.assembly.configured_agents import ConfiguredAgents
 from meshway.assembly.door import HubGate, base_url_of, principal_of_pairs, shown_credentials
 from meshway.assembly.duties import Duties
+from meshway.assembly.engines import open_engine
+from meshway.assembly.mesh import Mesh, agree_on_secret, make_mesh
 from meshway.assembly.tasks import TaskGround, Tasks, build_tasks
 from meshway.edges.a2a.handler import A2AEdge
 from meshway.edges.a2a.ports import A2AServices
@@ -26,7 +28,6 @@ from meshway.edges.link.edge import LINK_PATH, LinkEdge
 from meshway.edges.link.services import LinkServices
 from meshway.edges.rest.app import build_rest_app
 from meshway.edges.rest.services import AgentUseCases, HubStatus, RestServices
-from meshway.engine.embedded import open_embedded_engine
 from meshway.engine.ports import Engine
 from meshway.gateway.admission import Admission
 from meshway.gateway.agent_credentials import AgentCredentials
@@ -94,6 +95,7 @@ class _Ground:
     clock: Clock
     metrics: PrometheusMetrics
     engine: Engine
+    mesh: Mesh
     keys: KeyRing
     credentials: AgentCredentials
     secret_box: SecretBox
@@ -128,8 +130,7 @@ async def build_hub(settings: Settings, *, port: int) -> AsyncIterator[Hub]:
     """
     async with AsyncExitStack() as stack:
         ground = await _lay_ground(settings, stack, port)
-        duties = await stack.enter_async_context(Duties())
-        yield await _raise_house(ground, duties, stack)
+        yield await _raise_house(ground, stack)
 
 
 async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _Ground:
@@ -137,12 +138,8 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     metrics = PrometheusMetrics()
     loopback = is_loopback_host(settings.host)
     data_dir = Path(settings.data)
-    engine = await open_embedded_engine(data_dir, settings=settings.embedded, clock=clock, metrics=metrics)
+    engine = await open_engine(settings, clock=clock, metrics=metrics)
     stack.push_async_callback(engine.close)
-    # Workers that were without a hub for a while go on with what they hold, if they come back within a lease.
-    renewed = await engine.queue.renew_found_leases()
-    if renewed:
-        _log.info("queue_leases_renewed", leases=renewed)
     keys = KeyRing(
         engine.key_value,
         settings=settings.auth,
@@ -156,12 +153,17 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     egress = CheckedEgress(settings.egress, loopback=loopback, clock=clock)
     stack.callback(egress.close)
     secret_box = open_secret_box(data_dir, secret_key=settings.secret_key)
+    await agree_on_secret(engine, secret_box.key_id)
     url = settings.public_url or f"http://{_shown_host(settings.host)}:{port}"
+    duties = await stack.enter_async_context(Duties())
+    mesh = make_mesh(engine, duties, url=url, clock=clock, settings=settings.mesh)
+    stack.push_async_callback(mesh.leave)
     return _Ground(
         settings=settings,
         clock=clock,
         metrics=metrics,
         engine=engine,
+        mesh=mesh,
         keys=keys,
         credentials=AgentCredentials(secret_box),
         secret_box=secret_box,
@@ -172,11 +174,11 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     )
 
 
-async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -> Hub:
-    settings, metrics = ground.settings, ground.metrics
+async def _raise_house(ground: _Ground, stack: AsyncExitStack) -> Hub:
+    settings, metrics, duties = ground.settings, ground.metrics, ground.mesh.duties
     client = Http1Client(settings=settings.http1, egress=ground.egress, metrics=metrics)
     stack.push_async_callback(client.aclose)
-    registry = await _registry(ground, client, duties, stack)
+    registry = await _registry(ground, client, stack)
     places = registry.places
     register = RegisterAgent(places)
     status = HubStatus(
@@ -186,8 +188,8 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
         agents_count=lambda: sum(1 for _ in places.directory.all()),
     )
     metrics.gauge_read_from("meshway_agents", "Agents registered.", lambda: float(status.agents_count()))
-    tasks = await _tasks(ground, registry, client, duties, stack)
-    channels = await _channels(ground, places.admission, duties)
+    tasks = await _tasks(ground, registry, client, stack)
+    channels = await _channels(ground, places.admission)
     rest = _rest_services(ground, registry, register, status, (channels, tasks))
     edges = _Edges(
         _a2a_edge(ground, places, tasks.calls),
@@ -199,9 +201,10 @@ async def _raise_house(ground: _Ground, duties: Duties, stack: AsyncExitStack) -
     return Hub(server, ground.url, ground.engine, status, configured, duties)
 
 
-async def _registry(ground: _Ground, client: Http1Client, duties: Duties, stack: AsyncExitStack) -> _Registry:
+async def _registry(ground: _Ground, client: Http1Client, stack: AsyncExitStack) -> _Registry:
     """Who is there, and which instance is asked; returns once the known agents are loaded."""
-    settings, clock = ground.settings, ground.clock
+    settings, clock, mesh = ground.settings, ground.clock, ground.mesh
+    duties = mesh.duties
     cards = A2ACards(client, egress=ground.egress, settings=settings.a2a_upstream)
     directory = Directory(ground.engine.key_value, settings=settings.registry)
     duties.start("directory", directory.run)
@@ -235,19 +238,18 @@ async def _registry(ground: _Ground, client: Http1Client, duties: Duties, stack:
     )
     duties.start("presence_sweep", presence.run_sweep)
     duties.start("presence_writer", presence.run_writer)
-    duties.start("prober", prober.run)
+    mesh.once("prober", prober.run)
     return _Registry(places, balancer)
 
 
-async def _tasks(
-    ground: _Ground, registry: _Registry, client: Http1Client, duties: Duties, stack: AsyncExitStack
-) -> Tasks:
+async def _tasks(ground: _Ground, registry: _Registry, client: Http1Client, stack: AsyncExitStack) -> Tasks:
     settings = ground.settings
     task_ground = TaskGround(
         settings=settings,
         clock=ground.clock,
         metrics=ground.metrics,
         engine=ground.engine,
+        mesh=ground.mesh,
         secret_box=ground.secret_box,
         egress=ground.egress,
         registry=registry.places,
@@ -256,19 +258,20 @@ async def _tasks(
         sender=WebhookSender(client, timeout_ms=settings.push.timeout_ms, clock=ground.clock),
         signer=ground.signer,
     )
-    return await build_tasks(task_ground, duties, stack)
+    return await build_tasks(task_ground, stack)
 
 
-async def _channels(ground: _Ground, admission: Admission, duties: Duties) -> Channels:
+async def _channels(ground: _Ground, admission: Admission) -> Channels:
     channel_ground = ChannelGround(
         engine=ground.engine,
+        mesh=ground.mesh,
         admission=admission,
         secret_box=ground.secret_box,
         settings=ground.settings.messaging,
         clock=ground.clock,
         metrics=ground.metrics,
     )
-    return await build_channels(channel_ground, duties)
+    return await build_channels(channel_ground)
 
 
 def _a2a_edge(ground: _Ground, places: RegistryPlaces, calls: CallPlaces) -> A2AEdge:
@@ -382,6 +385,7 @@ def _server(ground: _Ground, edges: _Edges, rest: RestServices, admission: Admis
     def begin_drain() -> None:
         _log.info("hub_draining", bound_ms=settings.http.drain_timeout_ms)
         admission.begin_drain()
+        ground.mesh.hubs.drain()
         rest.status.shutdown.set()
 
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

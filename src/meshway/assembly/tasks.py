@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from meshway.assembly.duties import Duties
+from meshway.assembly.mesh import Mesh
 from meshway.engine.ports import Engine
 from meshway.gateway.accept_once import AcceptOnce
 from meshway.gateway.accept_task import AcceptTask
@@ -74,6 +74,7 @@ class TaskGround:
     clock: Clock
     metrics: Metrics
     engine: Engine
+    mesh: Mesh
     secret_box: SecretBox
     egress: EgressRules
     registry: RegistryPlaces
@@ -129,12 +130,13 @@ class _Relay:
     recorded: RecordedCalls
 
 
-async def build_tasks(ground: TaskGround, duties: Duties, stack: AsyncExitStack) -> Tasks:
+async def build_tasks(ground: TaskGround, stack: AsyncExitStack) -> Tasks:
     """Returns once stops and push configurations are loaded. Raises: EngineUnavailable."""
-    kept = await _kept(ground, duties, stack)
+    duties = ground.mesh.duties
+    kept = await _kept(ground, stack)
     places = _places(ground, kept)
     agents, pumps = _pumps(ground, kept)
-    work = _work(ground, kept, places, _notifications(ground, kept, duties), (agents, pumps))
+    work = _work(ground, kept, places, _notifications(ground, kept), (agents, pumps))
     recorded = RecordedCalls(kept.tracks, kept.owners, pumps, agents, work.cancel, clock=ground.clock)
     relay = _Relay(agents, pumps, recorded)
     durable = PushInbox(places, work.lease, work.reports, agents)
@@ -145,7 +147,7 @@ async def build_tasks(ground: TaskGround, duties: Duties, stack: AsyncExitStack)
     duties.start("task_watch", watch.run)
     duties.start("task_recovery", watch.recover)
     duties.start("durable_delivery", durable.run)
-    duties.start("task_sweep", SweepTasks(ground.engine.log, kept.owners, ground.clock).run)
+    ground.mesh.once("task_sweep", SweepTasks(ground.engine.log, kept.owners, ground.clock).run)
     _measure(ground, places, relay)
     audit = AuditLog(ground.engine.log, ground.clock)
     running = CancelRunningTasks(places, work.cancel, relay.pumps)
@@ -176,17 +178,20 @@ def _work(
     )
 
 
-async def _kept(ground: TaskGround, duties: Duties, stack: AsyncExitStack) -> _Kept:
+async def _kept(ground: TaskGround, stack: AsyncExitStack) -> _Kept:
+    duties = ground.mesh.duties
     engine, settings, clock = ground.engine, ground.settings.tasks, ground.clock
     writer = EventWriter(engine.log)
     tracks = TaskTracks(engine.log, writer)
-    owners = TaskOwners(engine.key_value, settings=settings)
+    owners = TaskOwners(engine.key_value, settings=settings, clock=clock, is_shared=engine.is_shared)
     inbox = Inbox(engine.queue, engine.queue_admin, settings=settings)
     closer = TurnCloser(owners, inbox)
     # What was given to them and not written yet is written on the way out.
     stack.push_async_callback(closer.flush)
     stack.push_async_callback(writer.flush)
     duties.start("task_events", writer.run)
+    if engine.is_shared:
+        duties.start("task_events_elsewhere", tracks.run)
     duties.start("task_records", closer.run)
     duties.start("new_task_records", closer.run_new)
     stops = StopBook(engine.key_value, clock)
@@ -240,8 +245,8 @@ def _limits_of(directory: Directory, agent_id: AgentId) -> DelegationLimits | No
     return DelegationLimits(depth_max=own.depth_max, calls_max=own.calls_max, allow_cycles=own.allow_cycles)
 
 
-def _notifications(ground: TaskGround, kept: _Kept, duties: Duties) -> ManagePushConfigs:
-    engine, clock = ground.engine, ground.clock
+def _notifications(ground: TaskGround, kept: _Kept) -> ManagePushConfigs:
+    engine, clock, duties = ground.engine, ground.clock, ground.mesh.duties
     secrets = PushSecrets(ground.secret_box)
     queueing = QueueNotifications(kept.configs, log=engine.log, queue=engine.queue, clock=clock)
     kept.tracks.on_written(

@@ -11,11 +11,11 @@ from typing import Protocol
 
 import structlog
 
+from meshway.assembly.engines import open_engine
 from meshway.cli.failure import EXIT_UNREACHABLE, Failure
 from meshway.cli.hub import HubOptions, connect
 from meshway.cli.kernel_errors import kernel_failures
 from meshway.client import ApiKeyInfo, HubUnreachable, MeshwayClient, NewApiKey
-from meshway.engine.embedded import open_embedded_engine
 from meshway.gateway.ports import ApiKey
 from meshway.kernel.clock import SystemClock, parse_rfc3339_ms, rfc3339_ms
 from meshway.kernel.errors import DataDirLocked
@@ -54,7 +54,7 @@ async def open_key_place(hub: HubOptions, data: str | None) -> AsyncIterator[Key
             yield _HubKeys(client)
         return
     try:
-        async with _opened_directory(settings) as keys:
+        async with _opened_store(settings) as keys:
             yield keys
     except DataDirLocked as locked:
         if not await _answers(hub):
@@ -102,24 +102,28 @@ class _HubKeys:
 
 
 @asynccontextmanager
-async def _opened_directory(settings: Settings) -> AsyncIterator["_DirectoryKeys"]:
-    """Raises: DataDirLocked; Failure for everything else that is wrong with the directory."""
+async def _opened_store(settings: Settings) -> AsyncIterator["_StoredKeys"]:
+    """Raises: DataDirLocked; Failure for everything else that is wrong with the directory, or the cluster."""
     _keep_logs_off_the_output()
     clock = SystemClock()
-    engine = await open_embedded_engine(
-        Path(settings.data), settings=settings.embedded, clock=clock, metrics=NullMetrics()
-    )
+    engine = await open_engine(settings, clock=clock, metrics=NullMetrics())
     try:
         ring = KeyRing(
             engine.key_value, settings=settings.auth, configured=settings.keys, clock=clock, open_allowed=True
         )
         await ring.start()
         try:
-            yield _DirectoryKeys(ring, settings.data)
+            yield _StoredKeys(ring, _place_name(settings))
         finally:
             await ring.aclose()
     finally:
         await engine.close()
+
+
+def _place_name(settings: Settings) -> str:
+    if settings.engine == "embedded":
+        return f"the data directory {Path(settings.data).resolve()}"
+    return f"the mesh at {settings.engine}"
 
 
 def _keep_logs_off_the_output() -> None:
@@ -131,13 +135,9 @@ def _keep_logs_off_the_output() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _DirectoryKeys:
+class _StoredKeys:
     ring: KeyRing
-    path: str
-
-    @property
-    def name(self) -> str:
-        return f"the data directory {Path(self.path).resolve()}"
+    name: str
 
     async def create(self, name: str, scopes: Sequence[str], *, expires_at: str | None) -> NewApiKey:
         expires_at_ms = None if expires_at is None else parse_rfc3339_ms(expires_at)

@@ -86,12 +86,9 @@ def command(
 
 def _check_offered(settings: Settings) -> None:
     """Raises: Failure for what the command line knows and this version of the hub does not."""
-    if settings.engine != "embedded":
-        hint = "Leave engine out, or set it to embedded."
-        raise Failure(f"This version has no engine for {settings.engine!r}.", hint=hint, exit_code=2)
     if settings.workers != 1:
-        hint = "One hub process serves one data directory; leave workers out."
-        raise Failure("More than one worker needs an engine that hubs can share.", hint=hint, exit_code=2)
+        hint = "Leave workers out."
+        raise Failure("This version runs one process a hub.", hint=hint, exit_code=2)
 
 
 def _with_agents(settings: Settings, urls: Mapping[str, str]) -> Settings:

@@ -14,10 +14,11 @@ from meshway.kernel.ids import AgentId, InstanceId
 from meshway.kernel.retry import GiveUp, RetryAt, RetryPolicy, decide_after_failure
 from meshway.tasks.claims import Claim, parse_delivery_id
 from meshway.tasks.event_check import EventRefused, check_event
-from meshway.tasks.track import Draft
-from meshway.tasks.values import TaskState
+from meshway.tasks.event_writer import Overtaken
+from meshway.tasks.track import Draft, Track
+from meshway.tasks.values import TaskEvent, TaskState
 
-__all__ = ["HoldShown", "ReportTasks", "Reported", "TaskReport", "TaskSettlementItem"]
+__all__ = ["HoldShown", "ReportTasks", "Reported", "TaskReport", "TaskSettlementItem", "Told"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,10 @@ _LEASE_MARGIN = 0.95
 _REASON_CHARACTERS_MAX = 1_000
 # Between attempts that failed, doubled each time: soon enough for a hiccup, slow enough for an outage.
 _BACKOFF_INITIAL_MS, _BACKOFF_MAX_MS = 1_000, 60_000
+
+
+# Ends the work at an instance, with the reason.
+Told = Callable[[Claim, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,22 @@ class ReportTasks:
         """`chance`, in [0, 1), spreads the back-off; it is no secret."""
         self._places = places
         self._chance = chance
+        places.tasks.tracks.on_written_elsewhere(self._heard_elsewhere)
+
+    def _heard_elsewhere(self, track: Track, events: Sequence[TaskEvent]) -> None:
+        """Another hub wrote to a task that an instance works on here."""
+        claim = self._places.claims.of_task(track.agent_id, track.task_id)
+        if claim is None:
+            return
+        is_own_word = (track.turn, track.attempt) == (claim.turn, claim.attempt) and track.source > claim.source
+        if is_own_word:
+            # The instance speaks through two hubs.
+            claim.source = track.source
+        if claim.has_ended:
+            self._places.claims.end(claim, None if is_own_word else "the task has ended")
+            self._places.tasks.close_turn(claim.engine_id)
+        elif (track.turn, track.attempt) != (claim.turn, claim.attempt):
+            self._places.claims.end(claim, "another instance has the task")
 
     @property
     def lease_ms(self) -> int:
@@ -84,22 +105,32 @@ class ReportTasks:
         """How long a lost connection frees nothing."""
         return self._places.settings.reconnect_grace_ms
 
-    async def report(self, agent_id: AgentId, reports: Sequence[TaskReport]) -> Sequence[Reported]:
+    async def report(
+        self, agent_id: AgentId, reports: Sequence[TaskReport], *, told: Told | None = None
+    ) -> Sequence[Reported]:
         """One outcome a delivery, in order of first mention; what is `done` is written.
 
+        With `told`, deliveries that were handed out by another hub are taken on here, as `show_holds` does it.
         Raises: StorageFull, EngineUnavailable; then send the same again: what was kept is confirmed.
         """
         by_delivery: dict[str, list[TaskReport]] = {}
         for report in reports:
             by_delivery.setdefault(report.delivery_id, []).append(report)
         # All are appended before any is waited for: they share one write of the store.
-        begun = [await self._begin(agent_id, delivery_id, items) for delivery_id, items in by_delivery.items()]
-        for each in begun:
-            await self._finish(each)
-        return [each.outcome for each in begun]
+        begun = [await self._begin(agent_id, delivery_id, items, told) for delivery_id, items in by_delivery.items()]
+        outcomes = []
+        for each, (delivery_id, items) in zip(begun, by_delivery.items(), strict=True):
+            try:
+                outcomes.append(await self._finish(each))
+            except Overtaken:
+                # The instance speaks through two hubs, or somebody has ended the task: once more, knowing that.
+                outcomes.append(await self._finish(await self._begin(agent_id, delivery_id, items, told)))
+        return outcomes
 
-    async def _begin(self, agent_id: AgentId, delivery_id: str, items: Sequence[TaskReport]) -> "_Begun":
-        claim = await self._live_claim(agent_id, delivery_id)
+    async def _begin(
+        self, agent_id: AgentId, delivery_id: str, items: Sequence[TaskReport], told: Told | None
+    ) -> "_Begun":
+        claim = await self._live_claim(agent_id, delivery_id, told)
         if claim is None or (claim.is_ending and any(item.source > claim.source for item in items)):
             return _Begun(Reported(delivery_id, "stale"))
         track, state, refusal = claim.track, claim.track.state, None
@@ -138,16 +169,17 @@ class ReportTasks:
         written = track.append(drafts, at_ms=self._places.clock.now_ms())
         return _Begun(outcome, claim, written, source_before)
 
-    async def _finish(self, begun: "_Begun") -> None:
+    async def _finish(self, begun: "_Begun") -> Reported:
         claim, written = begun.claim, begun.written
         if claim is None or written is None:
-            return
+            return begun.outcome
         try:
             await written
         except MeshwayError:
             claim.source = begun.source_before
             raise
         await self.follow(claim)
+        return begun.outcome
 
     async def follow(self, claim: Claim) -> None:
         """Bring the record up to what was reported; a turn that has ended leaves the inbox.
@@ -160,10 +192,12 @@ class ReportTasks:
             places.claims.end(claim)
             places.tasks.close_turn(claim.engine_id)
 
-    async def _live_claim(self, agent_id: AgentId, delivery_id: str) -> Claim | None:
+    async def _live_claim(self, agent_id: AgentId, delivery_id: str, told: Told | None = None) -> Claim | None:
         """The claim, if it holds at this moment. Raises: EngineUnavailable."""
         places = self._places
         claim = places.claims.of_delivery(delivery_id)
+        if claim is None and told is not None:
+            return await self._found_again(agent_id, None, delivery_id, told)
         if claim is None or claim.agent_id != agent_id:
             return None
         if claim.lease_ends_ms <= places.clock.monotonic_ms():
@@ -192,9 +226,14 @@ class ReportTasks:
         places = self._places
         claim.lease_ends_ms = places.clock.monotonic_ms() + places.settings.lease_ms * _LEASE_MARGIN
 
-    async def settle(self, agent_id: AgentId, items: Sequence[TaskSettlementItem]) -> Sequence[str]:
-        """`done` or `stale` for each, in order. Raises: StorageFull, EngineUnavailable; then repeat it."""
-        claims = [await self._live_claim(agent_id, item.delivery_id) for item in items]
+    async def settle(
+        self, agent_id: AgentId, items: Sequence[TaskSettlementItem], *, told: Told | None = None
+    ) -> Sequence[str]:
+        """`done` or `stale` for each, in order; `told` as in `report`.
+
+        Raises: StorageFull, EngineUnavailable; then repeat it.
+        """
+        claims = [await self._live_claim(agent_id, item.delivery_id, told) for item in items]
         extending = [c for c, item in zip(claims, items, strict=True) if c is not None and item.action == "extend"]
         held = await self._extend(extending)
         outcomes = []
@@ -321,7 +360,7 @@ class ReportTasks:
         agent_id: AgentId,
         instance_id: InstanceId,
         delivery_ids: Sequence[str],
-        told: Callable[[Claim, str], None],
+        told: Told,
     ) -> Sequence[HoldShown]:
         """An instance is back and shows what it works on; each is its own again for a full lease, or is not.
 
@@ -329,9 +368,7 @@ class ReportTasks:
         """
         return [await self._show_hold(agent_id, instance_id, each, told) for each in delivery_ids]
 
-    async def _show_hold(
-        self, agent_id: AgentId, instance_id: InstanceId, delivery_id: str, told: Callable[[Claim, str], None]
-    ) -> HoldShown:
+    async def _show_hold(self, agent_id: AgentId, instance_id: InstanceId, delivery_id: str, told: Told) -> HoldShown:
         claim = await self._live_claim(agent_id, delivery_id)
         if claim is None:
             claim = await self._found_again(agent_id, instance_id, delivery_id, told)
@@ -345,16 +382,20 @@ class ReportTasks:
         return HoldShown(delivery_id, is_held=not claim.is_over, source=claim.source)
 
     async def _found_again(
-        self, agent_id: AgentId, instance_id: InstanceId, delivery_id: str, told: Callable[[Claim, str], None]
+        self, agent_id: AgentId, instance_id: InstanceId | None, delivery_id: str, told: Told
     ) -> Claim | None:
-        """A claim that this hub does not know: made by another one, or by this one before it died."""
+        """A claim that this hub does not know: made by another one, or by this one before it died.
+
+        `instance_id` None: of whichever instance the task says has it; who knows the delivery id is that.
+        """
         places = self._places
         name = parse_delivery_id(delivery_id)
         owner = None if name is None else await places.tasks.owners.owner_of(agent_id, name.task_id)
         if name is None or owner is None or not owner.hub_owned:
             return None
         track = await places.tasks.track_of(owner)
-        if (track.turn, track.attempt, track.instance) != (name.turn, name.attempt, instance_id):
+        holder = InstanceId(track.instance) if instance_id is None else instance_id
+        if (track.turn, track.attempt, track.instance) != (name.turn, name.attempt, holder):
             return None
         (held,) = await places.tasks.inbox.extend([name.engine_id])
         known = places.claims.of_task(agent_id, name.task_id)
@@ -366,7 +407,7 @@ class ReportTasks:
             delivery_id=delivery_id,
             engine_id=name.engine_id,
             agent_id=agent_id,
-            instance_id=instance_id,
+            instance_id=holder,
             track=track,
             turn=name.turn,
             attempt=name.attempt,

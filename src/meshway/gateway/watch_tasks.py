@@ -38,6 +38,7 @@ class WatchTasks:
         # None of them ends before this, so most looks need not go through them.
         self._first_end_ms: float = math.inf
         places.tasks.tracks.on_written(self._forget)
+        places.tasks.tracks.on_written_elsewhere(self._forget_elsewhere)
         places.claims.on_end(self._watch_again)
 
     def watch(self, item: InboxItem) -> None:
@@ -63,6 +64,11 @@ class WatchTasks:
         if track.written_state.ends_turn or self._places.claims.of_task(*key) is not None:
             self._waiting.pop(key, None)
 
+    def _forget_elsewhere(self, track: Track, events: Sequence[TaskEvent]) -> None:
+        """Another hub has given it to an instance, and holds it to its limit."""
+        if track.written_state.ends_turn or track.instance:
+            self._waiting.pop((track.agent_id, track.task_id), None)
+
     async def run(self) -> None:
         """Look after all for ever."""
         while True:
@@ -82,10 +88,11 @@ class WatchTasks:
         for (agent_id, task_id), ends_ms in list(self._waiting.items()):
             if ends_ms > now_ms:
                 continue
+            del self._waiting[agent_id, task_id]
             try:
                 await self._expire(agent_id, task_id)
-                self._waiting.pop((agent_id, task_id), None)
             except MeshwayError as error:
+                self._waiting.setdefault((agent_id, task_id), ends_ms)
                 _log.warning("task_not_expired", extra={"task": task_id, "reason": error.detail})
         self._first_end_ms = min(self._waiting.values(), default=math.inf)
 
@@ -131,6 +138,10 @@ class WatchTasks:
             # Its first event could not be written when it was accepted.
             await self._recover_inbox(agent_id)
         if not track.last or track.state.ends_turn or places.claims.of_task(agent_id, task_id) is not None:
+            return
+        if track.instance and owner.deadline_ms is not None and owner.deadline_ms > places.clock.now_ms():
+            # It was handed out by another hub.
+            self._watch_until(agent_id, task_id, owner.deadline_ms)
             return
         text = "No instance of the agent took it in time."
         await places.tasks.say(track, TaskState.FAILED, text=text, metadata={"code": "deadline_exceeded"})

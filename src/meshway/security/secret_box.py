@@ -37,6 +37,11 @@ class AesGcmBox:
         self._key_id = hashlib.sha256(b"meshway secret key id" + key).hexdigest()[:8]
         self._cipher_made: AESGCM | None = None
 
+    @property
+    def key_id(self) -> str:
+        """Names the key, and says nothing about it: 8 hexadecimal digits."""
+        return self._key_id
+
     def seal(self, plaintext: str, *, context: str) -> str:
         """Text that only `open` with the same key and context reads; different each time."""
         nonce = secrets.token_bytes(_NONCE_BYTES)

@@ -1,8 +1,8 @@
 """What a single field's type cannot say: forms, and settings that only make sense together."""
 
 from collections.abc import Callable, Iterator, Mapping
-from urllib.parse import urlsplit
 
+from meshway.engine.nats.settings import is_nats_engine, settings_of_engine
 from meshway.kernel.errors import InvalidRequest
 from meshway.kernel.ids import parse_agent_id
 from meshway.security.configured_keys import configured_principals
@@ -49,14 +49,16 @@ def _source_of(key: str, origins: Mapping[str, str]) -> str:
 
 
 def _wrong_engine(settings: Settings, origins: Mapping[str, str]) -> Iterator[Problem]:
-    parts = urlsplit(settings.engine)
-    is_nats = parts.scheme in {"nats", "tls"} and bool(parts.hostname)
-    if settings.engine != "embedded" and not is_nats:
-        message = f"expected embedded or an address such as nats://127.0.0.1:4222, got {settings.engine!r}"
+    if settings.engine == "embedded":
+        return
+    if not is_nats_engine(settings.engine):
+        message = f"expected embedded, or an address such as nats://127.0.0.1:4222, got {settings.engine!r}"
         yield Problem("engine", origins["engine"], message)
-    elif settings.workers > 1 and not is_nats:
-        message = 'more than one hub process needs an engine they can share: set engine = "nats://..."'
-        yield Problem("workers", origins["workers"], message)
+        return
+    try:
+        settings_of_engine(settings.engine, settings.nats)
+    except InvalidRequest as error:
+        yield Problem("engine", origins["engine"], error.fields[0].message)
 
 
 def _wrong_agents(settings: Settings, origins: Mapping[str, str]) -> Iterator[Problem]:

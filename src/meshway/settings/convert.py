@@ -13,7 +13,7 @@ __all__ = ["Converter", "is_secret", "read_text"]
 
 _SHOWN_MAX = 60
 # Settings whose value must not appear in an error, a log or `config show`.
-_SECRETS = frozenset({"secret_key", "key", "key_sha256", "credential"})
+_SECRETS = frozenset({"secret_key", "key", "key_sha256", "credential", "password", "token"})
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import msgspec
 
+from meshway.coordination.settings import MeshSettings
 from meshway.edges.http.settings import HttpSettings
 from meshway.edges.rest.settings import RestSettings
 from meshway.engine.embedded.settings import EmbeddedSettings
+from meshway.engine.nats.settings import NatsSettings
 from meshway.gateway.delegation_settings import DelegationSettings
 from meshway.gateway.push_settings import PushSettings
 from meshway.gateway.settings import GatewaySettings
@@ -54,7 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 7070
     # Directory of the store, the secret key and the lock. From a file, relative to that file.
     data: str = "meshway-data"
-    # `embedded` (one hub, one directory) or the address of a NATS cluster that many hubs share.
+    # `embedded` (one hub, one directory); or the servers of a NATS cluster that many hubs share: `nats://a,b,c`, or
+    # `nats` for those of `nats.servers`.
     engine: str = "embedded"
     # Hub processes on the one port; more than one needs the NATS engine.
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
@@ -81,6 +84,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     egress: EgressSettings = EgressSettings()
     # The embedded engine.
     embedded: EmbeddedSettings = EmbeddedSettings()
+    # The NATS engine: how hubs show who they are there, and how much of the cluster they use.
+    nats: NatsSettings = NatsSettings()
+    # How hubs of one mesh notice each other.
+    mesh: MeshSettings = MeshSettings()
     # Agents and their presence.
     registry: RegistrySettings = RegistrySettings()
     # How calls are spread over instances.

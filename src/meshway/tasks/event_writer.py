@@ -48,6 +48,7 @@ class EventWriter:
         self._log = log
         # Two hubs may say different things under the same number: the store must not take one for the other.
         self._name = new_id()[:_NAME_CHARACTERS]
+        self._prefix = f"{self._name}."
         self._named = 0
         self._waiting: list[PendingEvent] = []
         self._work = asyncio.Event()
@@ -69,6 +70,10 @@ class EventWriter:
         """For an entry: no other has it, also where the same number of a task is given out again."""
         self._named += 1
         return f"{self._name}.{self._named}"
+
+    def is_own(self, entry_id: str) -> bool:
+        """Whether this hub has written the entry of that id."""
+        return entry_id.startswith(self._prefix)
 
     def hurry(self) -> None:
         """Write what waits now."""

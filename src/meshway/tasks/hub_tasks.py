@@ -12,6 +12,7 @@ from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
 from meshway.kernel.ids import AgentId, InstanceId, TaskId, new_id
 from meshway.tasks import event_bodies
+from meshway.tasks.event_writer import Overtaken
 from meshway.tasks.inbox import Inbox, InboxItem
 from meshway.tasks.lifecycle import may_move
 from meshway.tasks.owners import TaskOwners
@@ -23,6 +24,8 @@ from meshway.tasks.values import TaskOwner, TaskState
 __all__ = ["HubTasks"]
 
 _NOBODY = InstanceId("")
+# Writers of one task are few.
+_ROUNDS_MAX = 8
 
 
 class HubTasks:
@@ -131,8 +134,6 @@ class HubTasks:
         """
         if not track.last and not track.is_broken:
             raise EngineUnavailable("The task was accepted, but its first event is not written yet; try again.")
-        if not track.is_broken and not may_move(track.state, state):
-            return False
         body = event_bodies.status(
             track.task_id,
             track.context_id,
@@ -142,8 +143,17 @@ class HubTasks:
             message_id=new_id(),
             metadata=metadata,
         )
-        await self.append(track, [self.draft(track, body, state)])
-        return True
+        for _ in range(_ROUNDS_MAX):
+            if not track.is_broken and not may_move(track.state, state):
+                return False
+            try:
+                await self.append(track, [self.draft(track, body, state)])
+            except Overtaken:
+                # Another hub was faster: it counts what it said.
+                await self.tracks.open(track.agent_id, track.task_id, context_id=track.context_id)
+            else:
+                return True
+        raise EngineUnavailable("Other hubs write to this task at this moment; try again.")
 
     def draft(self, track: Track, body: bytes, state: TaskState) -> Draft:
         """The hub's word in the course of the present attempt, which goes on or ends with it."""

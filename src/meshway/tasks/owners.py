@@ -5,6 +5,9 @@ out of memory, because a first sight is stored with create-if-absent. Only the s
 
 Records of tasks whose events are recorded follow them: `keep` shows them at once, and `write_kept` stores many of them
 together. What a crash leaves unwritten is made again from the inbox, the marks of streams, and the log.
+
+On an engine that hubs share, what is remembered of a task that goes on is believed for a moment only, and of two hubs
+that write one record the one that knows more of the task is right.
 """
 
 import heapq
@@ -27,6 +30,7 @@ from meshway.engine.ports import (
     KvWritten,
     Undecided,
 )
+from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest, StoreCorrupt
 from meshway.kernel.ids import AgentId, ContextId, InstanceId, PrincipalId, TaskId
 from meshway.kernel.pages import decode_cursor, encode_cursor
@@ -45,6 +49,8 @@ _ROUNDS_MAX = 16
 _SCAN_PAGE = 1_000
 # Owners kept in memory, about 1 KB each: follow-ups to tasks that are under way need no read.
 _OWNERS_CACHED = 10_000
+# How long a record of a task that another hub may change is believed: one look for the calls of one exchange.
+_BELIEVED_MS = 250
 # Records of one write of the store.
 _WRITE_MAX = 500
 # A2A 1.0, ListTasks: pageSize is 1 to 100, 50 when absent.
@@ -79,18 +85,30 @@ class OwnedPage:
 class _Remembered:
     """An owner record and the revision it was read or written at."""
 
-    __slots__ = ("owner", "revision")
+    __slots__ = ("at_ms", "owner", "revision")
 
-    def __init__(self, owner: TaskOwner, revision: int) -> None:
+    def __init__(self, owner: TaskOwner, revision: int, at_ms: float) -> None:
         self.owner = owner
         self.revision = revision
+        self.at_ms = at_ms
 
 
 class TaskOwners:
     """Owner records over KeyValue, with the latest ones in memory."""
 
-    def __init__(self, key_value: KeyValue, *, settings: TaskSettings, owners_cached: int = _OWNERS_CACHED) -> None:
+    def __init__(
+        self,
+        key_value: KeyValue,
+        *,
+        settings: TaskSettings,
+        clock: Clock,
+        is_shared: bool = False,
+        owners_cached: int = _OWNERS_CACHED,
+    ) -> None:
+        """`is_shared`: other hubs may change records too."""
         self._key_value = key_value
+        self._clock = clock
+        self._is_shared = is_shared
         self._settings = settings
         self._owners_cached = owners_cached
         self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
@@ -158,7 +176,7 @@ class TaskOwners:
         if kept is not None:
             return kept
         known = self._remembered.get((agent_id, task_id))
-        if known is not None:
+        if known is not None and self._is_believed(known):
             self._remembered.move_to_end((agent_id, task_id))
             return known.owner
         (entry,) = await self._key_value.get([record_key(agent_id, task_id)])
@@ -297,15 +315,18 @@ class TaskOwners:
         key = (owner.agent_id, owner.task_id)
         match outcome:
             case KvWritten():
-                self._remember(_Remembered(owner, outcome.revision))
+                self._remember(_Remembered(owner, outcome.revision, self._clock.monotonic_ms()))
                 if self._kept.get(key) is owner:
                     del self._kept[key]
                 return True
             case KvConflict(current=KvEntry() as current):
                 # Somebody wrote in between: on top of that, unless it says that all is over.
-                if self._remember_entry(current).owner.state.is_terminal:
+                present = self._remember_entry(current).owner
+                if present.state.is_terminal or present.turn > owner.turn:
                     self._kept.pop(key, None)
                     return True
+                if self._is_shared and key in self._kept:
+                    self._kept[key] = _on_top_of(present, self._kept[key])
             case KvConflict():
                 self._remembered.pop(key, None)
             case Undecided():
@@ -326,7 +347,7 @@ class TaskOwners:
             outcome, *_ = await self._key_value.write([write, *along])
             match outcome:
                 case KvWritten():
-                    self._remember(_Remembered(owner, outcome.revision))
+                    self._remember(_Remembered(owner, outcome.revision, self._clock.monotonic_ms()))
                     return None
                 case KvConflict(current=KvEntry() as current):
                     # Also where a write of unknown outcome, repeated, meets its own result.
@@ -351,7 +372,7 @@ class TaskOwners:
             (outcome,) = await self._key_value.write([write])
             match outcome:
                 case KvWritten():
-                    self._remember(_Remembered(owner, outcome.revision))
+                    self._remember(_Remembered(owner, outcome.revision, self._clock.monotonic_ms()))
                     return owner
                 case KvConflict(current=None):
                     # Expired under our eyes; the same owner begins again.
@@ -370,8 +391,15 @@ class TaskOwners:
 
     # Remembering
 
+    def _is_believed(self, known: _Remembered) -> bool:
+        """What an agent owns is looked up there; of the hub's own tasks only the end is for good."""
+        owner = known.owner
+        if not self._is_shared or not owner.hub_owned or owner.state.is_terminal:
+            return True
+        return self._clock.monotonic_ms() - known.at_ms < _BELIEVED_MS
+
     def _remember_entry(self, entry: KvEntry) -> _Remembered:
-        known = _Remembered(_decode(entry), entry.revision)
+        known = _Remembered(_decode(entry), entry.revision, self._clock.monotonic_ms())
         self._remember(known)
         return known
 
@@ -384,6 +412,20 @@ class TaskOwners:
         self._remembered.move_to_end(key)
         if len(self._remembered) > self._owners_cached:
             self._remembered.popitem(last=False)
+
+
+def _on_top_of(present: TaskOwner, owner: TaskOwner) -> TaskOwner:
+    """`owner`, where another hub has written `present` meanwhile: of each, what came later."""
+    given_back = max(present.given_back, owner.given_back)
+    if present.status_at_ms <= owner.status_at_ms:
+        return msgspec.structs.replace(owner, given_back=given_back)
+    return msgspec.structs.replace(
+        owner,
+        state=present.state,
+        status_at_ms=present.status_at_ms,
+        instance_id=present.instance_id,
+        given_back=given_back,
+    )
 
 
 def _taken(keys: deque[tuple[AgentId, str]], count: int) -> list[tuple[AgentId, str]]:

@@ -5,11 +5,13 @@ import hashlib
 from meshway.engine.ports import subject_token
 from meshway.kernel.ids import AgentId
 
-__all__ = ["INBOX_PREFIX", "agent_of_inbox", "events_subject", "inbox_name", "record_key", "task_token"]
+__all__ = ["ALL_EVENTS", "INBOX_PREFIX", "agent_of_inbox", "events_subject", "inbox_name", "record_key", "task_token"]
 
 # Longer tokens are replaced by a hash: NATS keys and our own index want names of a bounded length.
 _TOKEN_CHARS_MAX = 200
 INBOX_PREFIX = "_inbox."
+# The events of all tasks, as a pattern.
+ALL_EVENTS = "task.>"
 
 
 def task_token(task_id: str) -> str:

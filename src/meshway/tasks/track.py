@@ -4,22 +4,26 @@
 
 Numbers are given out when an event is drafted and events become visible when they are written, in order. An event that
 cannot be written takes those behind it along; the track then begins anew from what was written.
+
+Other hubs may write to the task too. What they wrote is absorbed when this hub hears of it, in order; who writes
+without having heard is refused by the log, and hears it then.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from meshway.engine.ports import Durability, LogAppend
 from meshway.kernel.errors import MeshwayError
 from meshway.kernel.ids import AgentId, TaskId
-from meshway.tasks.event_writer import EventWriter, PendingEvent, header_of
+from meshway.tasks.event_writer import EventWriter, Overtaken, PendingEvent, header_of
 from meshway.tasks.tokens import events_subject
 from meshway.tasks.values import TaskEvent, TaskState
 
-__all__ = ["Draft", "Track", "TrackListener"]
+__all__ = ["Draft", "Track", "TrackHooks", "TrackListener"]
 
 # Kept for followers that are just behind, and for answers to callers who waited: most tasks fit whole.
 _RECENT_EVENTS_MAX = 32
@@ -43,16 +47,26 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 TrackListener = Callable[["Track", Sequence[TaskEvent]], None]
 
 
+class TrackHooks(NamedTuple):
+    """What all tracks of a hub call, before those who listen: with what it wrote itself, with what another hub wrote,
+    and when an event could not be written."""
+
+    written: TrackListener
+    elsewhere: TrackListener
+    broke: Callable[["Track"], None]
+
+
 class Track:
     """Used from the event loop only. `written` and `last` are numbers of events: kept, and given out."""
 
     __slots__ = (
+        "_broke",
+        "_elsewhere",
         "_failure",
         "_heard",
         "_listeners",
         "_pending",
         "_recent_bytes",
-        "_subject",
         "_unsettled",
         "_writer",
         "agent_id",
@@ -65,6 +79,7 @@ class Track:
         "recent",
         "source",
         "state",
+        "subject",
         "task_id",
         "turn",
         "written",
@@ -72,15 +87,14 @@ class Track:
     )
 
     def __init__(
-        self, agent_id: AgentId, task_id: TaskId, *, context_id: str, writer: EventWriter, heard: "TrackListener"
+        self, agent_id: AgentId, task_id: TaskId, *, context_id: str, writer: EventWriter, hooks: "TrackHooks"
     ) -> None:
-        """`heard` is called first with what was written, before those who listen."""
         self.agent_id = agent_id
         self.task_id = task_id
         self.context_id = context_id
-        self._subject = events_subject(agent_id, task_id)
+        self.subject = events_subject(agent_id, task_id)
         self._writer = writer
-        self._heard = heard
+        self._heard, self._elsewhere, self._broke = hooks
         self._listeners: list[TrackListener] = []
         self._pending: deque[tuple[int, asyncio.Future[None]]] = deque()
         # Events that were numbered and are neither written nor given up.
@@ -114,9 +128,29 @@ class Track:
                 event.instance,
             )
 
+    def absorb(self, event: TaskEvent) -> bool:
+        """Show an event that another hub has written; False: it does not follow what is known, or is known."""
+        if self._failure is not None or event.number != self.last + 1:
+            return False
+        self.written = self.last = event.number
+        self.at_ms = event.at_ms
+        self.state = self.written_state = event.state
+        self.turn, self.attempt, self.source, self.instance = event.turn, event.attempt, event.source, event.instance
+        self._remember(event)
+        events = (event,)
+        self._elsewhere(self, events)
+        for listener in tuple(self._listeners):
+            listener(self, events)
+        return True
+
+    def outdate(self) -> None:
+        """Something was missed: it is as if an event had been refused."""
+        if self._failure is None:
+            self._failure = Overtaken("Another hub has gone on with this task; try again.")
+
     @property
     def is_broken(self) -> bool:
-        """An event could not be written: `begin_after` the log's end before anything else."""
+        """An event could not be written, or was missed: read the end of the log before anything else."""
         return self._failure is not None
 
     @property
@@ -179,7 +213,7 @@ class Track:
         self.state = draft.state
         self.turn, self.attempt, self.source, self.instance = draft.turn, draft.attempt, draft.source, draft.instance
         entry = LogAppend(
-            subject=self._subject,
+            subject=self.subject,
             message_id=self._writer.new_id(),
             data=draft.body,
             headers=header_of(event),
@@ -201,7 +235,8 @@ class Track:
         elif self._failure is None:
             self._failure = error
             if error is not None:
-                self._writer.drop(self._subject, error)
+                self._writer.drop(self.subject, error)
+            self._broke(self)
         while self._pending and self._pending[0][0] <= event.number:
             _, written = self._pending.popleft()
             if written.done():

@@ -1,29 +1,40 @@
-"""All tasks that this hub follows at the moment; one Track a task, so that each has one writer at a hub."""
+"""All tasks that this hub follows at the moment; one Track a task, so that each has one writer at a hub.
+
+On an engine that hubs share, `run` hears everything that is written to any task, and gives the tracks what other hubs
+wrote. A track that missed something, or was overtaken while it wrote, reads what it lacks from the log.
+"""
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from meshway.engine.ports import FromLast, FromSequence, Log
+from meshway.engine.ports import FromLast, FromNew, FromSequence, Log, LogEntry, SubscriptionLost
+from meshway.kernel.errors import EngineError
 from meshway.kernel.ids import AgentId, TaskId
 from meshway.tasks.event_writer import EventWriter, event_of_entry
 from meshway.tasks.follower import Outlet, TaskFollower
 from meshway.tasks.picture import TaskPicture
-from meshway.tasks.tokens import events_subject
-from meshway.tasks.track import Track
+from meshway.tasks.tokens import ALL_EVENTS, events_subject
+from meshway.tasks.track import Track, TrackHooks
 from meshway.tasks.values import TaskEvent
 
 __all__ = ["TaskTracks"]
+
+_log = logging.getLogger(__name__)
 
 _PAGE = 1_000
 # Tasks in memory, 2 to 20 KB each; those that somebody works on or follows come on top.
 _TRACKS_CACHED = 1_000
 # Idle ones looked at for one to forget; those at the front are the longest unused.
 _LOOKS_MAX = 8
+# Entries of one turn of the loop, and the wait before the tail of all tasks is opened again.
+_TAKE_MAX = 1_000
+_REOPEN_S = 0.2
 
 
 class TaskTracks:
-    """`heard` is called with what was written of any task, in the same turn of the loop."""
+    """Used from the event loop only; `run` is a duty of a hub whose engine is shared."""
 
     def __init__(self, log: Log, writer: EventWriter, *, tracks_cached: int = _TRACKS_CACHED) -> None:
         self._log = log
@@ -31,20 +42,87 @@ class TaskTracks:
         self._tracks_cached = tracks_cached
         self._tracks: OrderedDict[tuple[AgentId, TaskId], Track] = OrderedDict()
         self._loading: dict[tuple[AgentId, TaskId], asyncio.Lock] = {}
+        # By the names their events have in the log: what other hubs wrote is looked up there.
+        self._by_subject: dict[str, Track] = {}
         self._heard: list[Callable[[Track, Sequence[TaskEvent]], None]] = []
+        self._heard_elsewhere: list[Callable[[Track, Sequence[TaskEvent]], None]] = []
+        self._hooks = TrackHooks(self._written, self._absorbed, self._broke)
+        # Tracks that somebody needs and that lack something.
+        self._behind: dict[Track, None] = {}
+        self._is_behind = asyncio.Event()
+        self._hears = False
 
     def __len__(self) -> int:
         return len(self._tracks)
 
     def on_written(self, listener: Callable[[Track, Sequence[TaskEvent]], None]) -> None:
-        """Call `listener` for every event of every task once it is written. For life."""
+        """Call `listener` for every event of every task once this hub has written it. For life."""
         self._heard.append(listener)
+
+    def on_written_elsewhere(self, listener: Callable[[Track, Sequence[TaskEvent]], None]) -> None:
+        """Call `listener` for every event that another hub wrote to a task that this one follows. For life."""
+        self._heard_elsewhere.append(listener)
+
+    async def run(self) -> None:
+        """Hear what other hubs write, for ever."""
+        self._hears = True
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._mend_all())
+            while True:
+                try:
+                    await self._hear()
+                except (EngineError, SubscriptionLost) as error:
+                    _log.warning("task_events_not_heard", extra={"reason": str(error)})
+                await asyncio.sleep(_REOPEN_S)
+
+    async def _hear(self) -> None:
+        async with self._log.tail(ALL_EVENTS, FromNew()) as tail:
+            # Whatever was written while nobody listened.
+            for track in self._tracks.values():
+                self._lacks_something(track)
+            while True:
+                for entry in await tail.take(_TAKE_MAX):
+                    self._heard_entry(entry)
+
+    def _heard_entry(self, entry: LogEntry) -> None:
+        track = self._by_subject.get(entry.subject)
+        if track is None or entry.sequence <= track.last or self._writer.is_own(entry.message_id):
+            return
+        if not track.absorb(event_of_entry(entry)):
+            self._lacks_something(track)
+
+    def _broke(self, track: Track) -> None:
+        self._lacks_something(track)
+
+    def _lacks_something(self, track: Track) -> None:
+        if not self._hears:
+            # Nobody else writes, and whoever asks for it next reads it.
+            return
+        if track.is_idle:
+            track.outdate()
+        else:
+            self._behind[track] = None
+            self._is_behind.set()
+
+    async def _mend_all(self) -> None:
+        while True:
+            await self._is_behind.wait()
+            self._is_behind.clear()
+            behind, self._behind = list(self._behind), {}
+            for track in behind:
+                try:
+                    await self._mend(track)
+                except EngineError as error:
+                    _log.warning("task_not_read_anew", extra={"task": track.task_id, "reason": error.detail})
+                    self._behind[track] = None
+            if self._behind:
+                await asyncio.sleep(_REOPEN_S)
+                self._is_behind.set()
 
     def new(self, agent_id: AgentId, task_id: TaskId, *, context_id: str) -> Track:
         """A task that has no events yet, as the caller knows: it has just made the id."""
         track = self._made(agent_id, task_id, context_id)
-        self._tracks[agent_id, task_id] = track
-        self._forget_some()
+        self._keep(track)
         return track
 
     def known(self, agent_id: AgentId, task_id: TaskId) -> Track | None:
@@ -73,14 +151,40 @@ class TaskTracks:
                 self._loading.pop(key, None)
 
     async def _load(self, agent_id: AgentId, task_id: TaskId, context_id: str) -> Track:
-        key = (agent_id, task_id)
-        track = self._tracks.get(key) or self._made(agent_id, task_id, context_id)
-        await track.quiet()
-        entries = await self._log.read(events_subject(agent_id, task_id), FromLast(1), limit=1)
-        track.begin_after(event_of_entry(entries[0]) if entries else None)
-        self._tracks[key] = track
-        self._forget_some()
+        track = self._tracks.get((agent_id, task_id))
+        if track is not None:
+            await self._mend(track)
+            return track
+        track = self._made(agent_id, task_id, context_id)
+        # Before it is read: what another hub writes meanwhile finds it.
+        self._by_subject[track.subject] = track
+        track.pins += 1
+        try:
+            entries = await self._log.read(track.subject, FromLast(1), limit=1)
+        except BaseException:
+            del self._by_subject[track.subject]
+            raise
+        finally:
+            track.pins -= 1
+        if entries and entries[0].sequence > track.written:
+            track.begin_after(event_of_entry(entries[0]))
+        self._keep(track)
         return track
+
+    async def _mend(self, track: Track) -> None:
+        """Bring a track up to the end of its log; those who listen hear what they missed. Raises: EngineUnavailable."""
+        await track.quiet()
+        known = track.written
+        # With the last event that is known: what was numbered behind it was not written.
+        entries = await self._log.read(track.subject, FromSequence(max(known, 1)), limit=_PAGE)
+        if track.is_broken:
+            track.begin_after(event_of_entry(entries[0]) if known and entries else None)
+        while entries:
+            for entry in entries:
+                track.absorb(event_of_entry(entry))
+            if len(entries) < _PAGE:
+                return
+            entries = await self._log.read(track.subject, FromSequence(entries[-1].sequence + 1), limit=_PAGE)
 
     def follow(self, track: Track, *, after: int, outlet: Outlet | None = None) -> TaskFollower:
         """Events from `after` + 1 on, but for those that `outlet` takes; close it."""
@@ -107,16 +211,24 @@ class TaskTracks:
         return TaskPicture.of(event.body for event in await self.events(track))
 
     def _made(self, agent_id: AgentId, task_id: TaskId, context_id: str) -> Track:
-        return Track(agent_id, task_id, context_id=context_id, writer=self._writer, heard=self._written)
+        return Track(agent_id, task_id, context_id=context_id, writer=self._writer, hooks=self._hooks)
 
     def _written(self, track: Track, events: Sequence[TaskEvent]) -> None:
         for listener in self._heard:
             listener(track, events)
 
-    def _forget_some(self) -> None:
+    def _absorbed(self, track: Track, events: Sequence[TaskEvent]) -> None:
+        for listener in self._heard_elsewhere:
+            listener(track, events)
+
+    def _keep(self, track: Track) -> None:
+        self._tracks[track.agent_id, track.task_id] = track
+        self._by_subject[track.subject] = track
         for _ in range(_LOOKS_MAX):
             if len(self._tracks) <= self._tracks_cached:
                 return
-            key, track = self._tracks.popitem(last=False)
-            if not track.is_idle:
-                self._tracks[key] = track
+            key, oldest = self._tracks.popitem(last=False)
+            if oldest.is_idle:
+                del self._by_subject[oldest.subject]
+            else:
+                self._tracks[key] = oldest

@@ -132,7 +132,7 @@ def test_doctor_reports_settings_that_stop_a_hub_from_starting(monkeypatch):
     assert json.loads(result.stdout)["items"][0]["state"] == "failed"
 
 
-@pytest.mark.parametrize("options", [["--engine", "nats://127.0.0.1:4222"], ["--workers", "4"]])
+@pytest.mark.parametrize("options", [["--workers", "4"]])
 def test_up_refuses_what_this_version_does_not_have(options):
     result = meshway("up", *options)
     assert result.exit_code == 2

@@ -42,6 +42,7 @@ from meshway.routing.balancer import Balancer
 from meshway.routing.settings import RoutingSettings
 from meshway.tasks.owners import ListFilter, TaskOwners
 from meshway.tasks.settings import TaskSettings
+from meshway.testing.clock import ManualClock
 from meshway.testing.fake_key_value import FakeKeyValue
 from meshway.testing.registry_fakes import FakeCards, FakeEgress, FakeSecretBox, card_facts
 
@@ -524,7 +525,9 @@ async def test_a_watch_resumes_after_its_last_event_and_begins_anew_at_another_h
 
 async def test_listing_tasks_needs_an_agent_and_the_scope_call(world):
     tasks = ListTasks(
-        world.places.directory, TaskOwners(world.key_value, settings=TaskSettings()), world.places.admission
+        world.places.directory,
+        TaskOwners(world.key_value, settings=TaskSettings(), clock=ManualClock()),
+        world.places.admission,
     )
     with pytest.raises(AgentNotFound):
         await tasks.execute(CALLER, ECHO, ListFilter())

@@ -9,8 +9,10 @@ from meshway.engine.ports import Appended
 from meshway.kernel.ids import AgentId, TaskId
 from meshway.tasks.event_writer import EventWriter, PendingEvent
 from meshway.tasks.follower import TaskFollower
-from meshway.tasks.track import Draft, Track
+from meshway.tasks.track import Draft, Track, TrackHooks
 from meshway.tasks.values import TaskEvent, TaskState
+
+NO_HOOKS = TrackHooks(written=lambda *_: None, elsewhere=lambda *_: None, broke=lambda *_: None)
 
 
 class PromptWriter:
@@ -36,7 +38,7 @@ class Site:
 
     def __init__(self, outlet: Callable[[TaskEvent], bool]) -> None:
         self.writer = PromptWriter()
-        self.track = Track(AgentId("a"), TaskId("t"), context_id="c", writer=self.writer, heard=lambda *_: None)
+        self.track = Track(AgentId("a"), TaskId("t"), context_id="c", writer=self.writer, hooks=NO_HOOKS)
         self.follower = TaskFollower(self.track, log=None, after=0, outlet=outlet)
         self.taken: list[list[int]] = []
         self.gate = asyncio.Event()
@@ -144,7 +146,7 @@ async def test_a_listener_that_fails_keeps_nobody_else_from_hearing(caplog):
 
     writer = EventWriter(ManyAtOnce())
     tracks = [
-        Track(AgentId("a"), TaskId(f"t{number}"), context_id="c", writer=writer, heard=heard)
+        Track(AgentId("a"), TaskId(f"t{number}"), context_id="c", writer=writer, hooks=NO_HOOKS._replace(written=heard))
         for number, heard in enumerate((broken, lambda *_: None))
     ]
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -167,7 +169,7 @@ async def test_no_two_entries_have_the_same_id_though_a_number_is_given_out_twic
     writer = EventWriter(Kept())
     for _ in range(2):
         # Forgotten in between, and taken for new.
-        track = Track(AgentId("a"), TaskId("t"), context_id="c", writer=writer, heard=lambda *_: None)
+        track = Track(AgentId("a"), TaskId("t"), context_id="c", writer=writer, hooks=NO_HOOKS)
         track.append([Draft(body=b"{}", state=WORKING)], at_ms=0)
         await writer.flush()
     assert len(set(ids)) == len(ids) == 2

@@ -12,6 +12,7 @@ from meshway.kernel.principal import LOCAL_OPERATOR, Principal, Scope
 from meshway.tasks.owners import ListFilter, TaskOwners
 from meshway.tasks.settings import TaskSettings
 from meshway.tasks.values import TaskSeen, TaskState
+from meshway.testing.clock import ManualClock
 from meshway.testing.fake_key_value import FakeKeyValue
 
 ECHO = AgentId("echo")
@@ -26,10 +27,10 @@ class World:
         self.key_value = FakeKeyValue(clock)
         self.cached = settings.pop("owners_cached", 10_000)
         self.settings = TaskSettings(**settings)
-        self.owners = TaskOwners(self.key_value, settings=self.settings, owners_cached=self.cached)
+        self.owners = TaskOwners(self.key_value, settings=self.settings, clock=ManualClock(), owners_cached=self.cached)
 
     def restart(self):
-        self.owners = TaskOwners(self.key_value, settings=self.settings)
+        self.owners = TaskOwners(self.key_value, settings=self.settings, clock=ManualClock())
 
     async def saw(self, task_id="t", state=TaskState.WORKING, *, who=ANN, agent_id=ECHO, instance="one", **fields):
         seen = TaskSeen(task_id=task_id, context_id=fields.pop("context_id", "c"), state=state, **fields)

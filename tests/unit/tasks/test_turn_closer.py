@@ -11,6 +11,7 @@ from meshway.tasks.owners import TaskOwners
 from meshway.tasks.settings import TaskSettings
 from meshway.tasks.turn_closer import TurnCloser
 from meshway.tasks.values import TaskOwner, TaskState
+from meshway.testing.clock import ManualClock
 from meshway.testing.fake_key_value import FakeKeyValue
 from support.task_clients import until
 
@@ -32,7 +33,7 @@ class InboxThatTells:
 class World:
     def __init__(self, clock) -> None:
         self.key_value = FakeKeyValue(clock)
-        self.owners = TaskOwners(self.key_value, settings=TaskSettings())
+        self.owners = TaskOwners(self.key_value, settings=TaskSettings(), clock=ManualClock())
         self.inbox = InboxThatTells(self.key_value)
         self.closer = TurnCloser(self.owners, self.inbox)
 

@@ -72,7 +72,7 @@ async def report_tasks(call: RestCall) -> Response:
     body = await call.body(TaskReportsBody)
     server = _seen(call, body.instance)
     reports = [TaskReport(item.delivery_id, item.source, bytes(item.event)) for item in body.reports]
-    outcomes = await call.services.tasks.report.report(server.agent_id, reports)
+    outcomes = await call.services.tasks.report.report(server.agent_id, reports, told=call.polls.told)
     return json_response(
         TaskReportsView(outcomes=tuple(report_outcome(each) for each in outcomes), cancelled=server.cancelled(call))
     )
@@ -85,7 +85,7 @@ async def settle_tasks(call: RestCall) -> Response:
         if each.delay_ms is not None and not 0 <= each.delay_ms <= TASK_TIMEOUT_MAX_MS:
             raise wrong_field(f"settlements.{number}.delay_ms", f"use 0 to {TASK_TIMEOUT_MAX_MS}")
     items = [TaskSettlementItem(each.delivery_id, each.action, each.delay_ms, each.reason) for each in body.settlements]
-    outcomes = await call.services.tasks.report.settle(server.agent_id, items)
+    outcomes = await call.services.tasks.report.settle(server.agent_id, items, told=call.polls.told)
     return json_response(TaskSettlementsView(outcomes=tuple(outcomes), cancelled=server.cancelled(call)))
 
 

@@ -63,6 +63,7 @@ class EmbeddedEngine:
     """See `engine.ports.Engine`; made by `open_embedded_engine`."""
 
     name = "embedded"
+    is_shared = False
     inline_bytes_max = _INLINE_BYTES_MAX
 
     def __init__(

@@ -79,6 +79,7 @@ class NatsEngine:
     """See `engine.ports.Engine`; made by `open_nats_engine`."""
 
     name = "nats"
+    is_shared = True
     inline_bytes_max = _INLINE_BYTES_MAX
 
     def __init__(

@@ -125,6 +125,8 @@ class _Puller:
         except asyncio.CancelledError:
             if not caller.answered.cancelled() and caller.answered.exception() is None:
                 self._return_soon(caller.answered.result())
+            # Where nobody waits any more, nothing may come: it would be away for a lease if this hub died now.
+            self._woken.set()
             raise
 
     def notice(self, name: str) -> None:

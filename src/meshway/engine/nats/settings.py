@@ -1,16 +1,22 @@
 """Settings of the NATS engine: where the cluster is, who we are there, and how much of it we use."""
 
+from collections.abc import Iterator
 from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-__all__ = ["NatsSettings"]
+from meshway.kernel.errors import FieldError, InvalidRequest
+
+__all__ = ["NatsSettings", "is_nats_engine", "settings_of_engine"]
+
+_SCHEMES = frozenset({"nats", "tls"})
 
 
 class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The defaults suit a server on the same machine; `servers` is what `meshway up --engine` is given."""
+    """The defaults suit a server on the same machine."""
 
-    # Any of the cluster's; the others are learned from it.
+    # Any of the cluster's; the others are learned from it. `meshway up --engine nats://a,b,c` sets them too.
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     # Of the three ways to show who we are the operator sets one: a .creds file (JWT and key) ...
     credentials_file: str | None = None
@@ -18,7 +24,7 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     nkey_seed_file: str | None = None
     # ... or what could stand before the @ in an address, where lists of processes show it: user and password, a token.
     user: str | None = None
-    # Of `user`.
+    # The password of `nats.user`.
     password: str | None = None
     # Instead of a user.
     token: str | None = None
@@ -26,7 +32,7 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tls_ca_file: str | None = None
     # PEM; the hub's own, where servers ask for one.
     tls_certificate_file: str | None = None
-    # Of that certificate.
+    # PEM; the key of that certificate.
     tls_key_file: str | None = None
     # The JetStream domain, where the cluster has several.
     domain: str | None = None
@@ -52,3 +58,53 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     watch_pending_max: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     # Subjects whose last number is kept in memory (about 300 bytes each).
     subjects_cached_max: Annotated[int, msgspec.Meta(ge=1)] = 20_000
+
+
+def is_nats_engine(engine: str) -> bool:
+    """Whether the setting `engine` asks for this adapter; its form is checked by `settings_of_engine`."""
+    return engine == "nats" or engine.partition("://")[0] in _SCHEMES
+
+
+def settings_of_engine(engine: str, settings: NatsSettings) -> NatsSettings:
+    """`settings` with the servers that `engine` names: `nats` keeps them, `nats://a,b:4333` replaces them.
+
+    Who we are may stand in it too, `nats://user:password@a` or `nats://token@a`; the section [nats] hides it better.
+    Raises: InvalidRequest naming `engine`.
+    """
+    if engine == "nats":
+        return settings
+    urls = list(_urls(engine))
+    named = next((url for url in urls if url.username is not None), None)
+    servers = tuple(f"{url.scheme}://{url.netloc.rpartition('@')[2]}" for url in urls)
+    if named is None:
+        return msgspec.structs.replace(settings, servers=servers)
+    if named.password is None:
+        return msgspec.structs.replace(settings, servers=servers, token=named.username)
+    return msgspec.structs.replace(settings, servers=servers, user=named.username, password=named.password)
+
+
+def _urls(engine: str) -> Iterator[SplitResult]:
+    scheme = engine.partition("://")[0]
+    for part in engine.split(","):
+        address = part.strip()
+        url = _url(address if "://" in address else f"{scheme}://{address}")
+        if url is None:
+            raise _wrong(f"expected servers such as nats://a:4222,b:4222, got {address.rpartition('@')[2]!r}")
+        yield url
+
+
+def _url(address: str) -> SplitResult | None:
+    try:
+        url = urlsplit(address)
+        is_whole = url.scheme in _SCHEMES and bool(url.hostname) and not _extras(url) and url.port != 0
+    except ValueError:
+        return None
+    return url if is_whole else None
+
+
+def _extras(url: SplitResult) -> str:
+    return url.path.strip("/") + url.query + url.fragment
+
+
+def _wrong(text: str) -> InvalidRequest:
+    return InvalidRequest(f"engine: {text}", fields=[FieldError("engine", text)])

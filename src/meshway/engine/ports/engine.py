@@ -32,6 +32,10 @@ class Engine(Protocol):
         """One sentence for `doctor` and `/readyz`: what an acknowledged write survives."""
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other hubs may stand on it too. Where not, what this hub remembers is what is stored."""
+
+    @property
     def inline_bytes_max(self) -> int: ...
 
     @property
