@@ -54,6 +54,7 @@ from meshway.observability.trace import Tracer
 from meshway.protocols.a2a.card import serve_card
 from meshway.registry.agent_store import AgentStore
 from meshway.registry.directory import Directory
+from meshway.registry.presence_gossip import PresenceGossip
 from meshway.registry.presence_tracker import PresenceTracker
 from meshway.registry.prober import Prober
 from meshway.routing.balancer import Balancer
@@ -210,7 +211,9 @@ async def _registry(ground: _Ground, client: Http1Client, stack: AsyncExitStack)
     duties.start("directory", directory.run)
     await directory.wait_ready()
     store = AgentStore(ground.engine.key_value, directory)
-    presence = PresenceTracker(store, directory, clock=clock, settings=settings.registry)
+    presence = PresenceTracker(
+        store, directory, clock=clock, settings=settings.registry, is_cut_off=lambda: mesh.hubs.is_cut_off
+    )
     # What was seen last is stored once more on the way out; a hub that starts again believes it.
     stack.push_async_callback(presence.flush)
     places = RegistryPlaces(
@@ -236,6 +239,8 @@ async def _registry(ground: _Ground, client: Http1Client, stack: AsyncExitStack)
         open_credential=ground.credentials.open,
         card_seen=RefreshCard(places).execute,
     )
+    if mesh.hubs.is_shared:
+        duties.start("presence_gossip", PresenceGossip(ground.engine.bus, presence, hub_id=mesh.hubs.me).run)
     duties.start("presence_sweep", presence.run_sweep)
     duties.start("presence_writer", presence.run_writer)
     mesh.once("prober", prober.run)

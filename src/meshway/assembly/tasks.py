@@ -13,6 +13,7 @@ from meshway.gateway.call_once import CallOnce
 from meshway.gateway.cancel_running import CancelRunningTasks
 from meshway.gateway.cancel_task import CancelTask
 from meshway.gateway.chain_tokens import ChainTokens
+from meshway.gateway.claim_news import ClaimNews
 from meshway.gateway.delegation_guard import DelegationGuard
 from meshway.gateway.deliver_notifications import DeliverNotifications
 from meshway.gateway.follow_task import FollowTask
@@ -22,6 +23,7 @@ from meshway.gateway.inspect_push import InspectPush
 from meshway.gateway.lease_tasks import LeaseTasks
 from meshway.gateway.manage_push_configs import ManagePushConfigs
 from meshway.gateway.ports import AgentTransport, EgressRules, SecretBox
+from meshway.gateway.pump_marks import PumpMarks
 from meshway.gateway.push_inbox import PushInbox
 from meshway.gateway.push_ports import NotificationSender, NotificationSigner
 from meshway.gateway.push_secrets import PushSecrets
@@ -145,8 +147,10 @@ async def build_tasks(ground: TaskGround, stack: AsyncExitStack) -> Tasks:
     kept.inbox.on_put(durable.put)
     duties.start("task_pumps", pumps.run)
     duties.start("task_watch", watch.run)
-    duties.start("task_recovery", watch.recover)
+    ground.mesh.once("task_recovery", watch.recover_always)
     duties.start("durable_delivery", durable.run)
+    ground.mesh.hubs.on_lost(lambda hub_id: watch.hub_lost())
+    ground.mesh.hubs.on_lost(lambda hub_id: durable.look_again())
     ground.mesh.once("task_sweep", SweepTasks(ground.engine.log, kept.owners, ground.clock).run)
     _measure(ground, places, relay)
     audit = AuditLog(ground.engine.log, ground.clock)
@@ -172,10 +176,19 @@ def _work(
         accept=AcceptOnce(places, accept_task, keys),
         cancel=CancelTask(places, agents=agents, pumps=pumps),
         lease=LeaseTasks(places),
-        reports=ReportTasks(places),
+        reports=_reports(ground, places),
         keys=keys,
         push_configs=push_configs,
     )
+
+
+def _reports(ground: TaskGround, places: TaskPlaces) -> ReportTasks:
+    mesh = ground.mesh
+    if not mesh.hubs.is_shared:
+        return ReportTasks(places)
+    news = ClaimNews(ground.engine.bus, places.claims, hub_id=mesh.hubs.me)
+    mesh.duties.start("claim_news", news.run)
+    return ReportTasks(places, taken_on=news.taken_on)
 
 
 async def _kept(ground: TaskGround, stack: AsyncExitStack) -> _Kept:
@@ -291,16 +304,18 @@ def _pumps(ground: TaskGround, kept: _Kept) -> tuple[AgentTasks, TaskPumps]:
         make_request=core_request,
         clock=ground.clock,
     )
+    hubs, retention_ms = ground.mesh.hubs, ground.settings.tasks.open_retention_ms
     pumps = TaskPumps(
         kept.tracks,
         kept.owners,
         agents,
-        ground.engine.key_value,
+        PumpMarks(ground.engine.key_value, kept.closer, hubs, retention_ms=retention_ms),
         closer=kept.closer,
         clock=ground.clock,
         settings=ground.settings.tasks,
         broke=registry.presence.saw_broken,
     )
+    hubs.on_lost(lambda hub_id: pumps.hub_lost())
     return agents, pumps
 
 

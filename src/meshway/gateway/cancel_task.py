@@ -44,11 +44,11 @@ class CancelTask:
     async def cancel_relayed(self, owner: TaskOwner) -> None:
         """Ask the agent to end its task, and keep what it says. Raises: UpstreamError, TaskNotCancelable, and more."""
         task = await self._agents.cancel(owner.agent_id, owner.task_id, owner.instance_id)
-        pump = self._pumps.running(owner.agent_id, owner.task_id)
+        track = await self._places.tasks.track_of(owner)
+        pump = await self._pumps.found(owner, track)
         if pump is not None:
             self._pumps.heard_of_end(pump, task)
             return
-        track = await self._places.tasks.track_of(owner)
         await self._pumps.reconcile(owner, track, task)
 
     async def execute(self, principal: Principal, agent_id: AgentId, task_id: TaskId) -> Track:

@@ -40,6 +40,7 @@ class PushInbox:
         self._working: set[AgentId] = set()
         self._woken: set[AgentId] = set()
         self._wake = asyncio.Event()
+        self._looks_again = True
         # Agents without a URL, or gone, that something waits for: it has its turn when they have one.
         self._absent: set[AgentId] = set()
         places.directory.listen(self._heard_of_agent)
@@ -63,11 +64,19 @@ class PushInbox:
         if agent_id in self._absent and agent is not None and not agent.pull:
             self.wake(agent_id)
 
+    def look_again(self) -> None:
+        """A hub was lost: what it had taken on comes back, and somebody must be there for it."""
+        self._looks_again = True
+        self._wake.set()
+
     async def run(self) -> None:
         """For ever; begins with what a hub before has left."""
+        self._looks_again = True
         async with asyncio.TaskGroup() as group:
-            await self._wake_all()
             while True:
+                if self._looks_again:
+                    self._looks_again = False
+                    await self._wake_all()
                 await self._wake.wait()
                 self._wake.clear()
                 woken, self._woken = self._woken, set()

@@ -276,13 +276,13 @@ class RelayCall:
 
     async def _reconcile(self, owner: TaskOwner, core: bytes, *, sends: bool) -> None:
         pumps = self._places.pumps
-        pump = pumps.running(owner.agent_id, owner.task_id)
+        track = await self._places.tracks.open(owner.agent_id, owner.task_id, context_id=owner.context_id or "")
+        pump = await pumps.found(owner, track)
         if pump is not None:
             # What the agent says is on its way already.
             if not sends:
                 pumps.heard_of_end(pump, core)
             return
-        track = await self._places.tracks.open(owner.agent_id, owner.task_id, context_id=owner.context_id or "")
         if sends:
             if not track.state.is_terminal:
                 draft = Draft(body=core, state=owner.state, turn=track.turn)

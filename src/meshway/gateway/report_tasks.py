@@ -74,10 +74,17 @@ class HoldShown:
 class ReportTasks:
     """For instances that were admitted. What comes after the end of a lease is stale, whatever it is."""
 
-    def __init__(self, places: TaskPlaces, *, chance: Callable[[], float] = random.random) -> None:
-        """`chance`, in [0, 1), spreads the back-off; it is no secret."""
+    def __init__(
+        self,
+        places: TaskPlaces,
+        *,
+        chance: Callable[[], float] = random.random,
+        taken_on: Callable[[str], None] = lambda delivery_id: None,
+    ) -> None:
+        """`chance`, in [0, 1), spreads the back-off; it is no secret. `taken_on` hears what was not handed out here."""
         self._places = places
         self._chance = chance
+        self._taken_on = taken_on
         places.tasks.tracks.on_written_elsewhere(self._heard_elsewhere)
 
     def _heard_elsewhere(self, track: Track, events: Sequence[TaskEvent]) -> None:
@@ -419,6 +426,7 @@ class ReportTasks:
         )
         self._extended(claim)
         places.claims.add(claim)
+        self._taken_on(delivery_id)
         return claim
 
     def _attempts_max(self, claim: Claim) -> int:

@@ -4,7 +4,9 @@
         |                               |-- it only answers --> polling --> ended
         '-- the turn ended --> over     '-- away for too long --> interrupted
 
-A pump that runs has a key `pumps.<agent>.<task>`: a hub that starts reattaches to what it finds there.
+A pump that runs has a mark (`pump_marks.py`): a hub that starts, or hears that another is lost, reattaches to what it
+finds there. The stream that another hub reads has a pump here too as soon as somebody needs it, which only watches: the
+events come by the log, and the reading becomes its own when that hub is lost.
 """
 
 import asyncio
@@ -14,9 +16,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from meshway.engine.ports import Durability, KeyValue, KvPut
+from meshway.engine.ports import KvEntry, KvWrite
 from meshway.gateway.agent_tasks import AgentTasks
 from meshway.gateway.ports import AgentStream, StreamEvent
+from meshway.gateway.pump_marks import PumpMarks
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import (
     AgentNotFound,
@@ -36,7 +39,6 @@ from meshway.tasks.missed_events import is_said_again, missed_events, repeats_th
 from meshway.tasks.owners import TaskOwners
 from meshway.tasks.picture import TaskPicture
 from meshway.tasks.settings import TaskSettings
-from meshway.tasks.tokens import task_token
 from meshway.tasks.track import Draft, Track
 from meshway.tasks.tracks import TaskTracks
 from meshway.tasks.turn_closer import TurnCloser
@@ -46,8 +48,8 @@ __all__ = ["Pump", "TaskPumps"]
 
 _log = logging.getLogger(__name__)
 
-_PREFIX = "pumps"
-_PAGE = 500
+# Between two looks whether the hub that reads a stream is still there.
+_WATCH_S = 0.5
 # For a stream to say what the answer to a cancel has said already.
 _END_WITHIN_S = 2.0
 # Events handed to the log and not yet written: beyond them the agent waits.
@@ -69,12 +71,16 @@ _decode_core = msgspec.json.Decoder(_Core).decode
 
 @dataclass(slots=True, eq=False)
 class Pump:
-    """The reading of one task's stream. `error` says why it ended before its turn did."""
+    """The reading of one task's stream, here or at another hub. `error` says why it ended before its turn did."""
 
     track: Track
     owner: TaskOwner
     is_over: bool = False
     error: MeshwayError | None = None
+
+
+class _ReadElsewhere(EngineUnavailable):
+    """Another hub has taken the stream up."""
 
 
 class _Patience:
@@ -108,7 +114,7 @@ class TaskPumps:
         tracks: TaskTracks,
         owners: TaskOwners,
         agents: AgentTasks,
-        key_value: KeyValue,
+        marks: PumpMarks,
         *,
         closer: TurnCloser,
         clock: Clock,
@@ -120,13 +126,15 @@ class TaskPumps:
         self._tracks = tracks
         self._owners = owners
         self._agents = agents
-        self._key_value = key_value
+        self._marks = marks
         self._closer = closer
         self._clock = clock
         self._settings = settings
         self._running: dict[tuple[AgentId, TaskId], Pump] = {}
         self._group: asyncio.TaskGroup | None = None
         self._ready = asyncio.Event()
+        self._orphaned = asyncio.Event()
+        self._orphaned.set()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -136,20 +144,36 @@ class TaskPumps:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._ready.set()
-            await self._recover(group)
-            await asyncio.get_running_loop().create_future()
+            while True:
+                await self._orphaned.wait()
+                self._orphaned.clear()
+                await self._recover(group)
+
+    def hub_lost(self) -> None:
+        """What another hub read is to be taken up."""
+        self._orphaned.set()
 
     def running(self, agent_id: AgentId, task_id: TaskId) -> Pump | None:
         """The pump of a task, if this hub reads its stream."""
         return self._running.get((agent_id, task_id))
 
-    def mark(self, agent_id: AgentId, task_id: TaskId) -> KvPut:
-        """What makes a hub that starts take the stream of this task up again."""
-        key = _key(agent_id, task_id)
-        self._closer.leave_mark(key)
-        return KvPut(
-            key=key, value=task_id.encode(), ttl_ms=self._settings.open_retention_ms, durability=Durability.LAZY
-        )
+    async def found(self, owner: TaskOwner, track: Track) -> Pump | None:
+        """The pump of a task, if any hub reads its stream. Raises: EngineUnavailable."""
+        running = self._running.get((owner.agent_id, owner.task_id))
+        if running is None and await self._is_elsewhere(owner):
+            running = self._running.get((owner.agent_id, owner.task_id))
+            if running is None:
+                running = self._begin(owner, track)
+                assert self._group is not None
+                self._group.create_task(self._watch(running))
+        return running
+
+    async def _is_elsewhere(self, owner: TaskOwner) -> bool:
+        return self._marks.is_shared and self._marks.is_elsewhere(await self._marks.read(owner.agent_id, owner.task_id))
+
+    def mark(self, agent_id: AgentId, task_id: TaskId) -> KvWrite:
+        """What makes another hub take the stream of this task up if this one dies; stored along with its record."""
+        return self._marks.first(agent_id, task_id)
 
     async def start(
         self, stream: AgentStream, first: StreamEvent, owner: TaskOwner, track: Track, *, is_marked: bool
@@ -160,6 +184,8 @@ class TaskPumps:
         """
         await self._ready.wait()
         running = self._running.get((owner.agent_id, owner.task_id))
+        if running is None and not is_marked:
+            running = await self.found(owner, track)
         if running is not None:
             # A further stream of a task that is read already: two would tell everything twice.
             await stream.aclose()
@@ -175,7 +201,7 @@ class TaskPumps:
         None: its turn has ended. Raises: TaskNotFound, UpstreamError, OperationUnsupported, EngineUnavailable.
         """
         await self._ready.wait()
-        running = self._running.get((owner.agent_id, owner.task_id))
+        running = await self.found(owner, track)
         if running is not None:
             return running
         pump = self._begin(owner, track)
@@ -272,22 +298,62 @@ class TaskPumps:
         error: MeshwayError | None = None
         try:
             if not is_marked:
-                await self._key_value.write([self.mark(owner.agent_id, owner.task_id)])
+                await self._marks.write(owner.agent_id, owner.task_id)
             await self._read_to_the_end(pump, stream, first)
             # Who follows has everything when it hears that this is over.
             await pump.track.quiet(hurry=False)
+            if pump.track.is_broken:
+                await self._read_anew(pump.track)
         except MeshwayError as failure:
-            error = failure
-            _log.warning("task_stream_given_up", extra={"task": pump.owner.task_id, "reason": failure.detail})
+            error = await self._unless_ended_elsewhere(pump, failure)
         except Exception as failure:  # noqa: BLE001  the boundary of a stream: others go on
             error = EngineUnavailable("The hub failed on this stream; its log says why.")
             _log.error("task_stream_failed", extra={"task": pump.owner.task_id}, exc_info=failure)
         finally:
-            self._end(pump, error)
             if stream is not None:
                 # Nobody has read it where its mark could not be written.
                 await stream.aclose()
-        self._closer.unmark(_key(owner.agent_id, owner.task_id))
+            if not isinstance(error, _ReadElsewhere):
+                self._end(pump, error)
+        if isinstance(error, _ReadElsewhere):
+            # Asleep, or cut off, for so long that another hub took it up.
+            await self._watch(pump)
+        else:
+            self._marks.remove_soon(owner.agent_id, owner.task_id)
+
+    async def _unless_ended_elsewhere(self, pump: Pump, failure: MeshwayError) -> MeshwayError | None:
+        """Why the reading ended; None where it is over because another hub has written the end of the turn."""
+        try:
+            if self._marks.is_shared and pump.track.is_broken:
+                await self._read_anew(pump.track)
+                if pump.track.state.ends_turn:
+                    return None
+                if await self._is_elsewhere(pump.owner):
+                    return _ReadElsewhere("Another hub reads the stream of this task.")
+        except MeshwayError as away:
+            failure = away
+        _log.warning("task_stream_given_up", extra={"task": pump.owner.task_id, "reason": failure.detail})
+        return failure
+
+    async def _read_anew(self, track: Track) -> None:
+        await self._tracks.open(track.agent_id, track.task_id, context_id=track.context_id)
+
+    async def _watch(self, pump: Pump) -> None:
+        """The events of a stream that another hub reads come by the log; see to it that somebody reads it."""
+        owner = pump.owner
+        try:
+            while not pump.track.written_state.ends_turn:
+                entry = await self._marks.read(owner.agent_id, owner.task_id)
+                if entry is None:
+                    break
+                if not self._marks.is_elsewhere(entry) and await self._marks.take(entry):
+                    await self._pump(pump, None, None, is_marked=True)
+                    return
+                await asyncio.sleep(_WATCH_S)
+        except MeshwayError as failure:
+            self._end(pump, failure)
+        else:
+            self._end(pump)
 
     async def _read_to_the_end(self, pump: Pump, stream: AgentStream | None, first: StreamEvent | None) -> None:
         patience = _Patience(self._clock, self._settings.reattach_for_ms)
@@ -446,19 +512,22 @@ class TaskPumps:
 
     async def _recover(self, group: asyncio.TaskGroup) -> None:
         room = asyncio.Semaphore(_RECOVERING_MAX)
-        after: str | None = None
-        while True:
-            page = await self._key_value.page(_PREFIX, after=after, limit=_PAGE)
-            for entry in page.entries:
-                agent_id = AgentId(entry.key.split(".")[1])
-                await room.acquire()
-                group.create_task(self._recover_one(agent_id, TaskId(entry.value.decode()), room))
-            after = page.next_after
-            if after is None:
-                return
-
-    async def _recover_one(self, agent_id: AgentId, task_id: TaskId, room: asyncio.Semaphore) -> None:
         try:
+            async for agent_id, task_id, entry in self._marks.orphans():
+                if (agent_id, task_id) in self._running:
+                    # Whoever watches it here takes it up.
+                    continue
+                await room.acquire()
+                group.create_task(self._recover_one(agent_id, task_id, entry, room))
+        except EngineUnavailable as error:
+            _log.warning("task_streams_not_recovered", extra={"reason": error.detail})
+            await asyncio.sleep(_WATCH_S)
+            self._orphaned.set()
+
+    async def _recover_one(self, agent_id: AgentId, task_id: TaskId, entry: KvEntry, room: asyncio.Semaphore) -> None:
+        try:
+            if not await self._marks.take(entry):
+                return
             owner = await self._owners.owner_of(agent_id, task_id)
             if owner is None:
                 return
@@ -502,7 +571,3 @@ def _state_after(track: Track, seen: TaskSeen | None) -> TaskState:
     if seen is not None and seen.state is not _UNSPECIFIED:
         return seen.state
     return TaskState.SUBMITTED if track.state is _UNSPECIFIED else track.state
-
-
-def _key(agent_id: AgentId, task_id: TaskId) -> str:
-    return f"{_PREFIX}.{agent_id}.{task_token(task_id)}"

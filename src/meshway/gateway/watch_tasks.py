@@ -35,6 +35,7 @@ class WatchTasks:
         self._cancel = cancel
         # Turns that wait for an instance, and the epoch ms by which one must have taken them.
         self._waiting: dict[tuple[AgentId, TaskId], int] = {}
+        self._unwatched = asyncio.Event()
         # None of them ends before this, so most looks need not go through them.
         self._first_end_ms: float = math.inf
         places.tasks.tracks.on_written(self._forget)
@@ -146,6 +147,17 @@ class WatchTasks:
         text = "No instance of the agent took it in time."
         await places.tasks.say(track, TaskState.FAILED, text=text, metadata={"code": "deadline_exceeded"})
         await self._cancel.cancel_children(owner, reason="what asked for it ran out of time")
+
+    def hub_lost(self) -> None:
+        """What another hub had accepted and watched is to be watched by this one, if that is its duty."""
+        self._unwatched.set()
+
+    async def recover_always(self) -> None:
+        """`recover` at the start of this duty, and whenever a hub was lost; for ever."""
+        while True:
+            self._unwatched.clear()
+            await self.recover()
+            await self._unwatched.wait()
 
     async def recover(self) -> None:
         """At a start: make good what a crash has left undone in the inboxes, and remember what waits there."""

@@ -7,7 +7,7 @@ write. Leases run on the monotonic clock, so a wall clock that is set ends none.
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -21,7 +21,7 @@ from meshway.registry.presence import Signal, after_signal, believed, is_given_u
 from meshway.registry.settings import RegistrySettings
 from meshway.registry.values import Agent, AgentState, Instance
 
-__all__ = ["PresenceTracker"]
+__all__ = ["PresenceTracker", "SignOfLife"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,15 @@ _log = logging.getLogger(__name__)
 _WRITES_AT_ONCE = 32
 # Wait after a failed write; what was observed stays in memory and in the Directory meanwhile.
 _RETRY_S = 1.0
+
+
+class SignOfLife(msgspec.Struct, frozen=True, array_like=True):
+    """Of one instance with a lease: heard so long ago, and the lease ends in so long."""
+
+    agent_id: AgentId
+    instance_id: InstanceId
+    silent_ms: int
+    lease_left_ms: int
 
 
 class _Live:
@@ -42,6 +51,7 @@ class _Live:
         "lease_ends_ms",
         "lease_until_ms",
         "steady",
+        "told_ms",
     )
 
     def __init__(self, instance: Instance) -> None:
@@ -53,13 +63,25 @@ class _Live:
         self.failures = 0
         self.first_failure_ms = 0.0
         self.steady = believed(instance) is AgentState.ONLINE
+        # The last contact that other hubs know of.
+        self.told_ms = instance.last_seen_ms
 
 
 class PresenceTracker:
     """Presence of all agents of one hub. `run_sweep` and `run_writer` are duties for the hub's task group."""
 
-    def __init__(self, store: AgentStore, directory: Directory, *, clock: Clock, settings: RegistrySettings) -> None:
+    def __init__(
+        self,
+        store: AgentStore,
+        directory: Directory,
+        *,
+        clock: Clock,
+        settings: RegistrySettings,
+        is_cut_off: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_cut_off`: other hubs may hear what this one does not."""
         self._store = store
+        self._is_cut_off = is_cut_off
         self._directory = directory
         self._clock = clock
         self._settings = settings
@@ -148,11 +170,41 @@ class PresenceTracker:
             return False
         return live.lease_ends_ms is not None or (live.last_seen_ms or 0) > heard_after_ms
 
+    # What other hubs saw
+
+    def signs_of_life(self) -> Sequence[SignOfLife]:
+        """Of all instances with a lease that were heard since this was asked last."""
+        monotonic_ms, now_ms = self._clock.monotonic_ms(), self._clock.now_ms()
+        signs = []
+        for agent_id, instance_id in self._leased:
+            live = self._live[agent_id][instance_id]
+            if live.last_seen_ms is None or live.last_seen_ms == live.told_ms or live.lease_ends_ms is None:
+                continue
+            live.told_ms = live.last_seen_ms
+            silent_ms = max(0, now_ms - live.last_seen_ms)
+            signs.append(SignOfLife(agent_id, instance_id, silent_ms, int(live.lease_ends_ms - monotonic_ms)))
+        return signs
+
+    def heard_elsewhere(self, signs: Iterable[SignOfLife]) -> None:
+        """Another hub heard these. What it means for their state, that hub stores."""
+        monotonic_ms, now_ms = self._clock.monotonic_ms(), self._clock.now_ms()
+        for sign in signs:
+            live = self._live.get(sign.agent_id, {}).get(sign.instance_id)
+            if live is None:
+                continue
+            seen_ms = now_ms - sign.silent_ms
+            if seen_ms > (live.last_seen_ms or 0):
+                live.last_seen_ms = live.told_ms = seen_ms
+            ends_ms = monotonic_ms + sign.lease_left_ms
+            if live.lease_ends_ms is not None and ends_ms > live.lease_ends_ms:
+                live.lease_ends_ms, live.lease_until_ms = ends_ms, now_ms + sign.lease_left_ms
+
     # Leases
 
     def sweep(self) -> int:
         """End the leases that ran out; how many. After a sleep of the hub itself all get their full length from now.
 
+        A hub that is cut off from the others ends none.
         Asleep: this sweep is late by more than `sleep_tolerance_ms`, or wall and monotonic time disagree by that much
         since the last one (a suspended machine stops the one, not the other). Heartbeats sent meanwhile may still
         wait in sockets.
@@ -162,8 +214,11 @@ class PresenceTracker:
         drift_ms = abs((now_ms - self._swept_wall_ms) - elapsed_ms)
         self._swept_monotonic_ms, self._swept_wall_ms = monotonic_ms, now_ms
         tolerance_ms = self._settings.sleep_tolerance_ms
-        if elapsed_ms > self._settings.sweep_interval_ms + tolerance_ms or drift_ms > tolerance_ms:
+        was_asleep = elapsed_ms > self._settings.sweep_interval_ms + tolerance_ms or drift_ms > tolerance_ms
+        if was_asleep or self._is_cut_off():
             self._grant_grace(monotonic_ms, now_ms)
+            if was_asleep and self._leased:
+                _log.warning("leases_extended_after_sleep", extra={"leases": len(self._leased)})
             return 0
         if monotonic_ms < self._first_end_ms:
             return 0
@@ -194,8 +249,6 @@ class PresenceTracker:
             live = self._live[agent_id][instance_id]
             ttl_ms = live.instance.lease_ttl_ms or self._settings.lease_ttl_ms
             live.lease_ends_ms, live.lease_until_ms = monotonic_ms + ttl_ms, now_ms + ttl_ms
-        if self._leased:
-            _log.warning("leases_extended_after_sleep", extra={"leases": len(self._leased)})
 
     # Duties
 

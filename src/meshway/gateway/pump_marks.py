@@ -1,0 +1,123 @@
+"""Which streams of agents are read, and by which hub: a key `pumps.<agent>.<task>` for as long as one is.
+
+A hub that starts, or hears that another is lost, takes up the streams whose marks name no hub that is alive. Of several
+that try, the one that changes the mark has it.
+"""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from meshway.coordination.hubs import HubId, MeshHubs
+from meshway.engine.ports import Durability, KeyValue, KvCreate, KvEntry, KvPut, KvUpdate, KvWrite, KvWritten
+from meshway.kernel.ids import AgentId, TaskId
+from meshway.tasks.tokens import task_token
+from meshway.tasks.turn_closer import TurnCloser
+
+__all__ = ["PumpMark", "PumpMarks"]
+
+_PREFIX = "pumps"
+_PAGE = 500
+
+
+class PumpMark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Stored; `v` is the format. Before it had one, a mark was the id of the task alone."""
+
+    task: str
+    hub: HubId = ""
+    v: int = 1
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(PumpMark).decode
+
+
+class PumpMarks:
+    """All of them raise StorageFull and EngineUnavailable where they wait."""
+
+    def __init__(self, key_value: KeyValue, closer: TurnCloser, hubs: MeshHubs, *, retention_ms: int) -> None:
+        self._key_value = key_value
+        self._closer = closer
+        self._hubs = hubs
+        self._retention_ms = retention_ms
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other hubs may read streams too."""
+        return self._hubs.is_shared
+
+    def put(self, agent_id: AgentId, task_id: TaskId) -> KvPut:
+        """What makes the stream this hub's."""
+        key = _key(agent_id, task_id)
+        self._closer.leave_mark(key)
+        return KvPut(key=key, value=self._value(task_id), ttl_ms=self._retention_ms, durability=Durability.LAZY)
+
+    def first(self, agent_id: AgentId, task_id: TaskId) -> KvWrite:
+        """The same along with the first record of a task; it takes the stream of an earlier one from no other hub."""
+        put = self.put(agent_id, task_id)
+        if not self._hubs.is_shared:
+            return put
+        return KvCreate(key=put.key, value=put.value, ttl_ms=put.ttl_ms, durability=put.durability)
+
+    def remove_soon(self, agent_id: AgentId, task_id: TaskId) -> None:
+        """The stream is over, and its record was kept."""
+        self._closer.unmark(_key(agent_id, task_id))
+
+    async def write(self, agent_id: AgentId, task_id: TaskId) -> None:
+        """Store that the stream is this hub's."""
+        await self._key_value.write([self.put(agent_id, task_id)])
+
+    async def read(self, agent_id: AgentId, task_id: TaskId) -> KvEntry | None:
+        """The mark, if the stream is read by anybody."""
+        (entry,) = await self._key_value.get([_key(agent_id, task_id)])
+        return entry
+
+    def is_elsewhere(self, entry: KvEntry | None) -> bool:
+        """Whether another hub that is alive reads it."""
+        if entry is None or not self._hubs.is_shared:
+            return False
+        hub = _read(entry).hub
+        return hub != self._hubs.me and self._hubs.is_alive(hub)
+
+    async def take(self, entry: KvEntry) -> bool:
+        """Make the stream of a hub that is gone this one's; False: another was faster."""
+        if not self._hubs.is_shared:
+            return True
+        update = KvUpdate(
+            key=entry.key,
+            value=self._value(TaskId(_read(entry).task)),
+            revision=entry.revision,
+            ttl_ms=self._retention_ms,
+            durability=Durability.LAZY,
+        )
+        (outcome,) = await self._key_value.write([update])
+        return isinstance(outcome, KvWritten)
+
+    async def orphans(self) -> AsyncIterator[tuple[AgentId, TaskId, KvEntry]]:
+        """Every stream that no hub reads, once it is known which hubs there are."""
+        await self._hubs.wait_ready()
+        after: str | None = None
+        while True:
+            page = await self._key_value.page(_PREFIX, after=after, limit=_PAGE)
+            for entry in page.entries:
+                mark = _read(entry)
+                # What carries this hub's own name was never let go of.
+                if not self._hubs.is_shared or not self._hubs.is_alive(mark.hub):
+                    yield AgentId(entry.key.split(".")[1]), TaskId(mark.task), entry
+            after = page.next_after
+            if after is None:
+                return
+
+    def _value(self, task_id: TaskId) -> bytes:
+        return _encode(PumpMark(task=task_id, hub=self._hubs.me if self._hubs.is_shared else ""))
+
+
+def _read(entry: KvEntry) -> PumpMark:
+    try:
+        return _decode(entry.value)
+    except msgspec.DecodeError:
+        return PumpMark(task=entry.value.decode("utf-8", "replace"))
+
+
+def _key(agent_id: AgentId, task_id: TaskId) -> str:
+    return f"{_PREFIX}.{agent_id}.{task_token(task_id)}"
