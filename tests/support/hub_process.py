@@ -23,11 +23,16 @@ _READY_WITHIN_S = 20.0
 
 
 def engine_environment(data: Path) -> dict[str, str]:
-    """With MESHWAY_TEST_ENGINE=nats://... every hub of a test run stands there, under a prefix of its own."""
+    """With MESHWAY_TEST_ENGINE=nats://... every hub of a test run stands there, under a prefix of its own.
+
+    With MESHWAY_TEST_WORKERS=2 it has so many processes, so that any two calls of a test may come to different ones.
+    """
     engine = os.environ.get("MESHWAY_TEST_ENGINE")
     if engine is None:
         return {}
-    return {"MESHWAY_ENGINE": engine, "MESHWAY_NATS_PREFIX": hashlib.sha256(str(data).encode()).hexdigest()[:12]}
+    prefix = hashlib.sha256(str(data).encode()).hexdigest()[:12]
+    workers = os.environ.get("MESHWAY_TEST_WORKERS", "1")
+    return {"MESHWAY_ENGINE": engine, "MESHWAY_NATS_PREFIX": prefix, "MESHWAY_WORKERS": workers}
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ from meshway.assembly.duties import Duties
 from meshway.assembly.engines import open_engine
 from meshway.assembly.mesh import Mesh, agree_on_secret, make_mesh
 from meshway.assembly.tasks import TaskGround, Tasks, build_tasks
+from meshway.assembly.worker_metrics import WorkerMetrics
 from meshway.edges.a2a.handler import A2AEdge
 from meshway.edges.a2a.ports import A2AServices
 from meshway.edges.channels.handler import ChannelsEdge
@@ -71,7 +72,7 @@ from meshway.upstreams.a2a.transport import A2ATransport
 from meshway.upstreams.http1 import Http1Client
 from meshway.upstreams.webhook import WebhookSender
 
-__all__ = ["Hub", "build_hub"]
+__all__ = ["Hub", "build_hub", "hub_url"]
 
 _log = structlog.get_logger()
 
@@ -124,17 +125,19 @@ class _Edges:
 
 
 @asynccontextmanager
-async def build_hub(settings: Settings, *, port: int) -> AsyncIterator[Hub]:
+async def build_hub(settings: Settings, *, port: int, group: str = "") -> AsyncIterator[Hub]:
     """Everything but the listening socket, which is bound to `port` already. Closed in reverse order.
+
+    Processes that serve one port together are given the same `group`.
 
     Raises: DataDirLocked, SchemaTooNew, StoreCorrupt, EngineUnavailable, InvalidRequest naming a setting.
     """
     async with AsyncExitStack() as stack:
-        ground = await _lay_ground(settings, stack, port)
+        ground = await _lay_ground(settings, stack, port, group)
         yield await _raise_house(ground, stack)
 
 
-async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _Ground:
+async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int, group: str) -> _Ground:
     clock = SystemClock()
     metrics = PrometheusMetrics()
     loopback = is_loopback_host(settings.host)
@@ -155,9 +158,9 @@ async def _lay_ground(settings: Settings, stack: AsyncExitStack, port: int) -> _
     stack.callback(egress.close)
     secret_box = open_secret_box(data_dir, secret_key=settings.secret_key)
     await agree_on_secret(engine, secret_box.key_id)
-    url = settings.public_url or f"http://{_shown_host(settings.host)}:{port}"
+    url = hub_url(settings, port)
     duties = await stack.enter_async_context(Duties())
-    mesh = make_mesh(engine, duties, url=url, clock=clock, settings=settings.mesh)
+    mesh = make_mesh(engine, duties, url=url, group=group, clock=clock, settings=settings.mesh)
     stack.push_async_callback(mesh.leave)
     return _Ground(
         settings=settings,
@@ -333,9 +336,17 @@ def _rest_services(
         keys=ManageKeys(ground.keys, places.admission, clock=ground.clock),
         status=status,
         principal_of=principal_of_pairs(ground.keys),
-        render_metrics=ground.metrics.render,
+        render_metrics=_worker_metrics(ground).render,
         metrics=ground.metrics,
     )
+
+
+def _worker_metrics(ground: _Ground) -> WorkerMetrics:
+    mesh = ground.mesh
+    shared = WorkerMetrics(ground.metrics.render, ground.engine.bus, mesh.hubs)
+    if mesh.hubs.has_group:
+        mesh.duties.start("worker_metrics", shared.run)
+    return shared
 
 
 def _channels_edge(ground: _Ground, use_cases: ChannelUseCases) -> ChannelsEdge:
@@ -411,6 +422,11 @@ def _trace_of(tracer: Tracer) -> Callable[[Mapping[bytes, bytes]], tuple[tuple[b
         return ((b"traceparent", child.traceparent), (b"tracestate", child.tracestate))
 
     return trace_of
+
+
+def hub_url(settings: Settings, port: int) -> str:
+    """What a person on this machine would type, or the URL that a proxy in front of the hub has."""
+    return settings.public_url or f"http://{_shown_host(settings.host)}:{port}"
 
 
 def _shown_host(host: str) -> str:

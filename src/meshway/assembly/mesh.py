@@ -40,8 +40,8 @@ class Mesh:
         await self.hubs.leave()
 
 
-def make_mesh(engine: Engine, duties: Duties, *, url: str, clock: Clock, settings: MeshSettings) -> Mesh:
-    """Joined at once; who else is there is known after `hubs.wait_ready`."""
+def make_mesh(engine: Engine, duties: Duties, *, url: str, group: str, clock: Clock, settings: MeshSettings) -> Mesh:
+    """Joined at once; who else is there is known after `hubs.wait_ready`. `group`: who serves one port together."""
     me = HubRecord(
         id=new_id(),
         url=url,
@@ -49,6 +49,7 @@ def make_mesh(engine: Engine, duties: Duties, *, url: str, clock: Clock, setting
         host=socket.gethostname(),
         pid=os.getpid(),
         started_at_ms=clock.now_ms(),
+        group=group,
     )
     hubs = MeshHubs(engine.bus, me=me, clock=clock, settings=settings, is_shared=engine.is_shared)
     leases = DutyLeases(engine.key_value, hubs, clock)

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ import meshway.observability.light_structlog  # noqa: F401
 # isort: split
 from meshway import __version__
 from meshway.assembly.run import run_hub
+from meshway.assembly.workers import needs_workers, run_workers
 from meshway.cli.demo import demo_process, storyteller_process
 from meshway.cli.failure import Failure
 from meshway.cli.kernel_errors import kernel_failures
@@ -36,22 +38,17 @@ __all__ = ["command"]
     help="Settings; default ./meshway.toml if there is one.",
 )
 @click.option("--engine", metavar="ENGINE", help="Where state lives: embedded (default), or nats://... for many hubs.")
-@click.option("--workers", type=int, metavar="N", help="Hub processes on one port; more than one needs a NATS engine.")
+@click.option(
+    "--workers", type=int, metavar="N", help="Hub processes on one port, one a core; they share a nats-server."
+)
+@click.option(
+    "--nats-server", metavar="FILE", help="The nats-server to start for several workers; default: the one on the PATH."
+)
 @click.option("--demo", is_flag=True, help="Bring agents along: echo, countdown, shout, storyteller.")
 @click.option(
     "--insecure", is_flag=True, help="Listen beyond this machine without API keys. Everybody may then do everything."
 )
-def command(
-    *,
-    host: str | None,
-    port: int | None,
-    data: str | None,
-    config: Path | None,
-    engine: str | None,
-    workers: int | None,
-    demo: bool,
-    insecure: bool,
-) -> None:
+def command(*, config: Path | None, **options: object) -> None:
     """Start a hub; it serves until Ctrl-C or SIGTERM, and then lets running calls finish.
 
     Settings come from the file, then MESHWAY_... variables, then these options; later ones win, and
@@ -62,33 +59,34 @@ def command(
       meshway up --demo
       meshway up --port 8080 --data /var/lib/meshway
       meshway keys create ops --scope admin && meshway up --host 0.0.0.0
+      meshway up --workers 4
+      meshway up --engine nats://n1,n2,n3
       MESHWAY_PORT=8080 meshway up --config meshway.toml
     """
-    flags = {
-        "host": host,
-        "port": port,
-        "data": data,
-        "engine": engine,
-        "workers": workers,
-        "demo": demo or None,
-        "insecure": insecure or None,
-    }
+    # A switch that was not given says nothing.
+    flags = {name: None if value is False else value for name, value in options.items()}
     with kernel_failures():
         file = find_settings_file(config, environ=os.environ, folder=Path.cwd())
         settings = load_settings(file=file, environ=os.environ, flags=flags).settings
-        _check_offered(settings)
         with ExitStack() as stack:
             if settings.demo:
                 settings = _with_agents(settings, stack.enter_context(demo_process()))
-            code = run_hub(settings, on_ready=lambda url: _begin(url, settings, stack))
+            begin = partial(_begin, settings=settings, stack=stack)
+            if needs_workers(settings):
+                code = run_workers(settings, _serve, on_ready=begin)
+            else:
+                code = run_hub(settings, on_ready=begin)
     sys.exit(code)
 
 
-def _check_offered(settings: Settings) -> None:
-    """Raises: Failure for what the command line knows and this version of the hub does not."""
-    if settings.workers != 1:
-        hint = "Leave workers out."
-        raise Failure("This version runs one process a hub.", hint=hint, exit_code=2)
+def _serve(settings: Settings, on_ready: Callable[[], None], group: str) -> int:
+    """One of several processes; what keeps it from starting is said by itself."""
+    try:
+        with kernel_failures():
+            return run_hub(settings, on_ready=lambda url: on_ready(), shares_port=True, group=group)
+    except Failure as failure:
+        failure.show()
+        return failure.exit_code
 
 
 def _with_agents(settings: Settings, urls: Mapping[str, str]) -> Settings:
@@ -105,6 +103,14 @@ def _begin(url: str, settings: Settings, stack: ExitStack) -> None:
     _greet(url, settings)
 
 
+def _engine_line(settings: Settings) -> list[str]:
+    if settings.engine != "embedded":
+        return [f"  engine  {settings.engine}"]
+    if settings.workers > 1:
+        return [f"  engine  a nats-server of its own, for {settings.workers} workers"]
+    return []
+
+
 def _greet(url: str, settings: Settings) -> None:
     """For a person at a terminal; programs read the log."""
     if not sys.stdout.isatty():
@@ -112,6 +118,7 @@ def _greet(url: str, settings: Settings) -> None:
     lines = [
         f"Meshway {__version__} is up: {click.style(url, bold=True)}",
         f"  data    {Path(settings.data).resolve()}",
+        *_engine_line(settings),
     ]
     lines += [f"  docs    {url}/docs", f"  agents  {url}/a2a/AGENT"]
     if settings.demo:

@@ -41,6 +41,8 @@ class HubRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str
     pid: int
     started_at_ms: int
+    # Processes that serve one port together have one name here.
+    group: str = ""
     is_draining: bool = False
     is_leaving: bool = False
     v: int = 1
@@ -116,6 +118,17 @@ class MeshHubs:
     def others(self) -> Sequence[HubId]:
         """Other hubs that are alive."""
         return [id_ for id_, heard in self._heard.items() if id_ != self.me and not heard.is_lost]
+
+    @property
+    def has_group(self) -> bool:
+        """Whether other processes may serve this hub's port too."""
+        return bool(self._me.group)
+
+    def siblings(self) -> Sequence[HubId]:
+        """Other processes on this hub's port."""
+        if not self._me.group:
+            return []
+        return [id_ for id_ in self.others() if self._heard[id_].record.group == self._me.group]
 
     def all(self) -> Sequence[HeardHub]:
         """Every hub that was heard in the last minute, by URL and id; this one always."""

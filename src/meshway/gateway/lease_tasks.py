@@ -13,6 +13,7 @@ from meshway.kernel.retry import is_exhausted
 from meshway.registry.values import Agent, AgentState
 from meshway.tasks import event_bodies
 from meshway.tasks.claims import Claim, delivery_id_of
+from meshway.tasks.event_writer import Overtaken
 from meshway.tasks.inbox import InboxItem, read_item
 from meshway.tasks.track import Draft, Track
 from meshway.tasks.values import TaskOwner, TaskState
@@ -213,19 +214,26 @@ class LeaseTasks:
 
     async def _claim_or_leave(self, lease: Lease, taker: "_Taker") -> HandedTask | None:
         """A failure leaves this one to its lease's end; the others are handed out none the less."""
-        try:
-            return await self._claim(lease, taker)
-        except StoreCorrupt as error:
-            await self._places.tasks.inbox.bury(lease.delivery_id, reason=error.detail)
-            _log.error("inbox_message_unreadable", extra={"queue": lease.message.queue, "reason": error.detail})
-        except MeshwayError as error:
-            _log.warning("task_not_handed_out", extra={"queue": lease.message.queue, "reason": error.detail})
+        for _ in range(_ROUNDS_MAX):
+            try:
+                return await self._claim(lease, taker)
+            except Overtaken:
+                # Another hub wrote to the task meanwhile: the one that accepted it, or that heard of its end.
+                continue
+            except StoreCorrupt as error:
+                await self._places.tasks.inbox.bury(lease.delivery_id, reason=error.detail)
+                _log.error("inbox_message_unreadable", extra={"queue": lease.message.queue, "reason": error.detail})
+            except MeshwayError as error:
+                _log.warning("task_not_handed_out", extra={"queue": lease.message.queue, "reason": error.detail})
+            return None
         return None
 
     async def _claim(self, lease: Lease, taker: "_Taker") -> HandedTask | None:
         """None: there is nothing to do about it any more."""
         places = self._places
         item = read_item(lease.message)
+        if lease.attempt > 1:
+            places.tasks.owners.doubt(item.agent_id, item.task_id)
         track, owner = await places.tasks.found(item)
         snapshot = None
         if item.turn > 1:
@@ -284,7 +292,7 @@ class LeaseTasks:
         tasks = self._places.tasks
         owner = await tasks.owners.owner_of(item.agent_id, item.task_id)
         if owner is not None:
-            tasks.change(owner, given_back=owner.given_back + 1)
+            await tasks.change_now(owner, given_back=owner.given_back + 1)
         await tasks.inbox.retry(lease.delivery_id, at_ms=self._places.clock.now_ms(), reason="not handed out")
 
     async def _take_back(self, lease: Lease, item: InboxItem, track: Track) -> None:

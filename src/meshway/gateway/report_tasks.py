@@ -344,7 +344,7 @@ class ReportTasks:
             return False
         places.claims.end(claim)
         if owner is not None:
-            places.tasks.change(owner, given_back=owner.given_back + 1)
+            await places.tasks.change_now(owner, given_back=owner.given_back + 1)
         at_ms = places.clock.now_ms() + delay_ms
         return await places.tasks.inbox.retry(claim.engine_id, at_ms=at_ms, reason=reason)
 

@@ -59,8 +59,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # `embedded` (one hub, one directory); or the servers of a NATS cluster that many hubs share: `nats://a,b,c`, or
     # `nats` for those of `nats.servers`.
     engine: str = "embedded"
-    # Hub processes on the one port; more than one needs the NATS engine.
+    # Hub processes on the one port, one a core. Several share a nats-server: that of `engine`, or one of their own.
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    # The nats-server that several workers without an `engine` share. Unset: the one on the PATH.
+    nats_server: str | None = None
     # Base of every URL the hub shows, where a proxy stands before it: https://hub.example.
     public_url: str | None = None
     # Start a few agents to try things out with.

@@ -94,6 +94,17 @@ class HubTasks:
 
     async def _open_turn(self, track: Track, item: InboxItem) -> None:
         """The event that begins the turn, and the record, unless they are there: whoever comes first writes them."""
+        for _ in range(_ROUNDS_MAX):
+            try:
+                await self._open_turn_once(track, item)
+            except Overtaken:
+                # Another hub had it from the inbox before this one wrote.
+                await self.tracks.open(track.agent_id, track.task_id, context_id=track.context_id)
+            else:
+                return
+        raise EngineUnavailable("Other hubs write to this task at this moment; try again.")
+
+    async def _open_turn_once(self, track: Track, item: InboxItem) -> None:
         if not _opens(track, item):
             return
         owner = await self.owners.owner_of(item.agent_id, item.task_id) if item.turn > 1 else None
@@ -166,6 +177,15 @@ class HubTasks:
         changed = msgspec.structs.replace(owner, **changes)
         self._closer.keep(changed)
         return changed
+
+    async def change_now(self, owner: TaskOwner, **changes: object) -> None:
+        """Store a changed record before what follows from it: the next hand-out may be another hub's.
+
+        Raises: StorageFull, EngineUnavailable.
+        """
+        changed = msgspec.structs.replace(owner, **changes)
+        self.owners.keep(changed)
+        await self.owners.write_kept_of([changed])
 
     def close_turn(self, engine_id: str) -> None:
         """The turn of this hand-out is over: out of the inbox, once its record is stored."""

@@ -182,6 +182,11 @@ class TaskOwners:
         (entry,) = await self._key_value.get([record_key(agent_id, task_id)])
         return None if entry is None else self._remember_entry(entry).owner
 
+    def doubt(self, agent_id: AgentId, task_id: TaskId) -> None:
+        """Another hub may have changed the record just now: it is read when it is asked for next."""
+        if self._is_shared:
+            self._remembered.pop((agent_id, task_id), None)
+
     async def find(self, agent_ids: Sequence[AgentId], task_id: TaskId) -> Sequence[TaskOwner]:
         """Records of this id at any of the agents: ids of agents' own making may meet. Raises: EngineUnavailable."""
         found = [kept for agent_id in agent_ids if (kept := self._kept.get((agent_id, task_id))) is not None]

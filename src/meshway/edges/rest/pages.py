@@ -68,7 +68,7 @@ def _asyncapi(version: str) -> dict[str, object]:
 
 async def serve_metrics(call: RestCall) -> Response:
     """Any valid key may scrape, so that a scraper needs no key that could do harm."""
-    content, media_type = call.services.render_metrics()
+    content, media_type = await call.services.render_metrics()
     return Response(content, headers={"Cache-Control": "no-store", "Content-Type": media_type})
 
 

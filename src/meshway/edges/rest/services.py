@@ -1,7 +1,7 @@
 """What the control plane stands on: use cases and a few live answers, wired by assembly."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,7 +82,7 @@ class RestServices:
     status: HubStatus
     principal_of: PrincipalOf
     # The scrape's body and its content type.
-    render_metrics: Callable[[], tuple[bytes, str]]
+    render_metrics: Callable[[], Awaitable[tuple[bytes, str]]]
     # The JSON Web Key Set of the keys that sign push notifications.
     push_jwks: Callable[[], bytes]
     metrics: Metrics = field(default_factory=NullMetrics)

@@ -86,6 +86,7 @@ class NatsEngine:
         self, link: Link, jetstream: JetStream, layout: Layout, *, settings: NatsSettings, clock: Clock
     ) -> None:
         self._link = link
+        self._settings = settings
         self._key_value = NatsKeyValue(jetstream, layout, settings)
         self._own_keys = NatsKeyValue(jetstream, layout.for_own_keys(), settings)
         self._log = NatsLog(jetstream, layout, settings)
@@ -96,9 +97,11 @@ class NatsEngine:
 
     @property
     def durability(self) -> str:
+        if self._settings.synced:
+            return "stored by a majority of the NATS replicas before the answer, and synced to disk by each of them"
         return (
-            "stored by a majority of the NATS replicas before the answer; synced to disk before it only where the "
-            "servers run with sync_interval: always"
+            "stored by a majority of the NATS replicas before the answer; on their disks within the sync_interval of "
+            "the servers (2 min unless set), so what survives a power loss of all of them is older than that"
         )
 
     @property

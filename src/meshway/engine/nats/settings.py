@@ -40,6 +40,8 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prefix: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,32}$")] = "mw"
     # Copies of everything; None: three in a cluster, one on a single server.
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
+    # Whether the servers run with `sync_interval: always`, which they tell nobody: what the hub says of durability.
+    synced: bool = False
     # Of each stream; None: as much as the account may.
     stream_bytes_max: Annotated[int, msgspec.Meta(ge=1)] | None = None
     # An election takes up to eight seconds; what waits longer than this is not decided.
