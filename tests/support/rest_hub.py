@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from meshway.assembly.channels import ChannelGround, build_channels
 from meshway.assembly.duties import Duties
+from meshway.assembly.mesh import make_mesh
 from meshway.assembly.tasks import TaskGround, Tasks, build_tasks
 from meshway.edges.rest import AgentUseCases, HubStatus, RestServices, RestSettings, build_rest_app
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
@@ -37,6 +38,7 @@ from meshway.gateway.push_ports import Notification, NotificationAnswer
 from meshway.gateway.register_agent import RegisterAgent
 from meshway.gateway.registry_places import RegistryPlaces
 from meshway.gateway.remove_agent import RemoveAgent
+from meshway.gateway.show_mesh import ShowMesh
 from meshway.gateway.update_agent import UpdateAgent
 from meshway.gateway.watch_agents import WatchAgents
 from meshway.kernel.clock import SystemClock
@@ -155,19 +157,26 @@ class NobodyAnswers:
         raise UpstreamUnreachable(f"Nobody answers at {notification.url}.")
 
 
+@dataclass(frozen=True)
+class _Rooms:
+    channels: ChannelUseCases
+    work: Tasks
+    mesh: ShowMesh
+
+
 @asynccontextmanager
-async def rooms_of_work(
-    places: RegistryPlaces, balancer: Balancer, settings: Settings
-) -> AsyncIterator[tuple[ChannelUseCases, Tasks]]:
-    """Channels and tasks on an engine of their own."""
+async def rooms_of_work(places: RegistryPlaces, balancer: Balancer, settings: Settings) -> AsyncIterator[_Rooms]:
+    """Channels, tasks and a mesh of one hub, on an engine of their own."""
     clock, metrics, nobody = places.clock, NullMetrics(), NobodyAnswers()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engine = await open_embedded_engine(folder, settings=EmbeddedSettings(), clock=clock, metrics=metrics)
         stack.push_async_callback(engine.close)
         duties = await stack.enter_async_context(Duties())
+        mesh = make_mesh(engine, duties, url="http://hub", group="", clock=clock, settings=settings.mesh)
         channel_ground = ChannelGround(
             engine=engine,
+            mesh=mesh,
             admission=places.admission,
             secret_box=FakeSecretBox(),
             settings=settings.messaging,
@@ -179,6 +188,7 @@ async def rooms_of_work(
             clock=clock,
             metrics=metrics,
             engine=engine,
+            mesh=mesh,
             secret_box=FakeSecretBox(),
             egress=FakeEgress(),
             registry=places,
@@ -187,8 +197,9 @@ async def rooms_of_work(
             sender=nobody,
             signer=PushSigner(bytes(32), issuer="http://hub"),
         )
-        channels = (await build_channels(channel_ground, duties)).use_cases
-        yield channels, await build_tasks(task_ground, duties, stack)
+        channels = (await build_channels(channel_ground)).use_cases
+        work = await build_tasks(task_ground, stack)
+        yield _Rooms(channels, work, ShowMesh(mesh.hubs, mesh.leases, engine, places.admission))
 
 
 @asynccontextmanager
@@ -225,17 +236,18 @@ async def rest_hub(
         follow = duties.create_task(directory.run())
         await directory.wait_ready()
         await keys.start()
-        async with rooms_of_work(places, balancer, whole) as (channels, work):
+        async with rooms_of_work(places, balancer, whole) as rooms:
             services = RestServices(
                 agents=_agent_use_cases(places, balancer),
-                channels=channels,
-                tasks=work.use_cases,
-                audit=work.audit,
+                channels=rooms.channels,
+                tasks=rooms.work.use_cases,
+                audit=rooms.work.audit,
                 push_jwks=PushSigner(bytes(32), issuer="http://hub").jwks,
                 keys=ManageKeys(keys, admission, clock=clock),
+                mesh=rooms.mesh,
                 status=status,
                 principal_of=lambda headers: keys.authenticate(read_credentials(headers)),
-                render_metrics=lambda: (b"meshway_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
+                render_metrics=_rendered,
                 metrics=NullMetrics(),
             )
             app = build_rest_app(services, settings)
@@ -244,6 +256,10 @@ async def rest_hub(
                 yield RestHub(app, http, network, store, keys, engine, status, balancer, services)
         await keys.aclose()
         follow.cancel()
+
+
+async def _rendered() -> tuple[bytes, str]:
+    return b"meshway_up 1\n", "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def _nobody_runs(_: object) -> int:

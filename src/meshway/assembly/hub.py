@@ -47,6 +47,7 @@ from meshway.gateway.register_agent import RegisterAgent
 from meshway.gateway.registry_places import RegistryPlaces
 from meshway.gateway.remove_agent import RemoveAgent
 from meshway.gateway.serve_card import ServeCard
+from meshway.gateway.show_mesh import ShowMesh
 from meshway.gateway.update_agent import UpdateAgent
 from meshway.gateway.watch_agents import WatchAgents
 from meshway.kernel.clock import Clock, SystemClock
@@ -334,6 +335,7 @@ def _rest_services(
         audit=tasks.audit,
         push_jwks=ground.signer.jwks,
         keys=ManageKeys(ground.keys, places.admission, clock=ground.clock),
+        mesh=ShowMesh(ground.mesh.hubs, ground.mesh.leases, ground.engine, places.admission),
         status=status,
         principal_of=principal_of_pairs(ground.keys),
         render_metrics=_worker_metrics(ground).render,

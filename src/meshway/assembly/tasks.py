@@ -155,6 +155,8 @@ async def build_tasks(ground: TaskGround, stack: AsyncExitStack) -> Tasks:
     _measure(ground, places, relay)
     audit = AuditLog(ground.engine.log, ground.clock)
     running = CancelRunningTasks(places, work.cancel, relay.pumps)
+    if ground.engine.is_shared:
+        duties.start("held_tasks_end", running.run)
     stop = StopAgents(places.directory, places.admission, places.stops, audit, cancel_running=running.execute)
     return Tasks(
         _use_cases(ground, kept, places, work, relay, stop), _calls(ground, kept, places, work, relay), audit, running

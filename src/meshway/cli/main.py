@@ -55,6 +55,7 @@ _COMMANDS = {
     "command": ("meshway.cli.command", "Have one responder do something."),
     "query": ("meshway.cli.query", "Ask one responder."),
     "channels": ("meshway.cli.channels", "List, show, configure and delete channels of every kind."),
+    "mesh": ("meshway.cli.mesh", "Show the hubs that share an engine, and the engine's nodes."),
     "keys": ("meshway.cli.keys", "Create, list and revoke API keys."),
     "doctor": ("meshway.cli.doctor", "Check this machine, the data directory and the hub."),
     "config": ("meshway.cli.config", "Show the settings in effect and where each came from."),

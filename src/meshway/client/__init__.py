@@ -35,6 +35,7 @@ from meshway.client.errors import (
 )
 from meshway.client.feeds import EventFeed, StreamFeed
 from meshway.client.handlers import Refused, Reject, Retry
+from meshway.client.mesh import EngineNode, MeshDuty, MeshEngine, MeshHub, MeshStatus
 from meshway.client.messages import Answer, Artifact, EventKind, Message, Part, StreamEvent, Task, TaskStatus
 from meshway.client.outgoing import NewMessage
 from meshway.client.push import LostNotification
@@ -71,6 +72,7 @@ __all__ = [
     "DataReference",
     "DeadLetter",
     "Delivery",
+    "EngineNode",
     "EventFeed",
     "EventKind",
     "FailedAttempt",
@@ -79,6 +81,10 @@ __all__ = [
     "Inbox",
     "LostNotification",
     "LostTask",
+    "MeshDuty",
+    "MeshEngine",
+    "MeshHub",
+    "MeshStatus",
     "MeshwayClient",
     "Message",
     "MessagePage",

@@ -7,6 +7,7 @@ from meshway.client.agents import AgentsApi
 from meshway.client.calls import AgentCalls
 from meshway.client.connection import HubConnection
 from meshway.client.keys import KeysApi
+from meshway.client.mesh import MeshApi
 from meshway.client.messages import Answer, StreamEvent, message_of
 from meshway.client.messaging import MessagingClient, Transport
 from meshway.client.push import PushApi
@@ -42,6 +43,7 @@ class MeshwayClient(MessagingClient):
         self.agents = AgentsApi(self._connection)
         self.keys = KeysApi(self._connection)
         self.push = PushApi(self._connection)
+        self.mesh = MeshApi(self._connection)
         self.tasks = TasksApi(self._connection, reconnect_timeout_s=reconnect_timeout_s)
         self._reconnect_timeout_s = reconnect_timeout_s
 

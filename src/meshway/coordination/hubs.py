@@ -10,6 +10,7 @@ that must hold: who takes over work of a lost hub meets the fences of the store.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -52,7 +53,7 @@ class HeardHub(msgspec.Struct, frozen=True, kw_only=True):
     """`state`: `up`, `draining`, `lost` (it fell silent) or `gone` (it said goodbye)."""
 
     record: HubRecord
-    state: str
+    state: Literal["up", "draining", "lost", "gone"]
     silent_ms: int
 
 
@@ -249,7 +250,7 @@ class MeshHubs:
             listener(hub_id)
 
 
-def _state(heard: _Heard) -> str:
+def _state(heard: _Heard) -> Literal["up", "draining", "lost", "gone"]:
     if heard.is_lost:
         return "gone" if heard.record.is_leaving else "lost"
     return "draining" if heard.record.is_draining else "up"

@@ -157,6 +157,10 @@ class TaskPumps:
         """The pump of a task, if this hub reads its stream."""
         return self._running.get((agent_id, task_id))
 
+    def owners_of(self, agent_id: AgentId | None) -> Sequence[TaskOwner]:
+        """Of all tasks of an agent (None: of all agents) whose streams are read or watched here."""
+        return [pump.owner for pump in self._running.values() if agent_id in (None, pump.owner.agent_id)]
+
     async def found(self, owner: TaskOwner, track: Track) -> Pump | None:
         """The pump of a task, if any hub reads its stream. Raises: EngineUnavailable."""
         running = self._running.get((owner.agent_id, owner.task_id))

@@ -35,7 +35,19 @@ __all__ = ["build_rest_app"]
 _log = structlog.get_logger()
 _KINDS = tuple(kind.value for kind in ChannelKind)
 # What stands below /v1; anything else there may have been meant as a kind of channel.
-_ROOMS = {*_KINDS, "agents", "asyncapi.json", "audit", "blobs", "keys", "openapi.json", "push", "resume", "stop"}
+_ROOMS = {
+    *_KINDS,
+    "agents",
+    "asyncapi.json",
+    "audit",
+    "blobs",
+    "keys",
+    "mesh",
+    "openapi.json",
+    "push",
+    "resume",
+    "stop",
+}
 _ROOMS |= {"tasks", "ws"}
 # As many as there may be calls; each is a few tasks of the loop and a socket.
 _FOLLOWERS_MAX = 20_000

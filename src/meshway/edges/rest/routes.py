@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from meshway.edges.rest import agents, health, keys, pages, watch
 from meshway.edges.rest.channel_routes import channel_operations
 from meshway.edges.rest.inbox_routes import inbox_operations
+from meshway.edges.rest.mesh import mesh_operations
 from meshway.edges.rest.models import (
     AgentListQuery,
     AgentPage,
@@ -36,7 +37,16 @@ _ONE_AGENT = ("agent_not_found",)
 def route_table(serve_openapi: OperationHandler) -> Sequence[Operation]:
     """Every operation, in the order in which paths are tried."""
     tasks = (*task_operations(), *inbox_operations(), *push_operations())
-    return (*_AGENTS, *_INSTANCES, *tasks, *channel_operations(), *_KEYS, *_documents(serve_openapi), *_OPERATIONS)
+    return (
+        *_AGENTS,
+        *_INSTANCES,
+        *tasks,
+        *channel_operations(),
+        *_KEYS,
+        *mesh_operations(),
+        *_documents(serve_openapi),
+        *_OPERATIONS,
+    )
 
 
 _AGENTS = (

@@ -14,6 +14,7 @@ from meshway.gateway.manage_instances import ManageInstances
 from meshway.gateway.manage_keys import ManageKeys
 from meshway.gateway.register_agent import RegisterAgent
 from meshway.gateway.remove_agent import RemoveAgent
+from meshway.gateway.show_mesh import ShowMesh
 from meshway.gateway.task_use_cases import TaskUseCases
 from meshway.gateway.update_agent import UpdateAgent
 from meshway.gateway.watch_agents import WatchAgents
@@ -79,6 +80,7 @@ class RestServices:
     tasks: TaskUseCases
     audit: AuditLog
     keys: ManageKeys
+    mesh: ShowMesh
     status: HubStatus
     principal_of: PrincipalOf
     # The scrape's body and its content type.

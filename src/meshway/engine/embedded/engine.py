@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from meshway.engine.embedded.blobs import EmbeddedBlobs
@@ -24,7 +24,7 @@ from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.recent_ids import RecentIds
 from meshway.engine.embedded.settings import EmbeddedSettings
 from meshway.engine.embedded.writer import Writer
-from meshway.engine.ports import EngineHealth
+from meshway.engine.ports import EngineHealth, EngineNode
 from meshway.kernel.clock import Clock
 from meshway.kernel.metrics import Metrics
 
@@ -196,6 +196,9 @@ class EmbeddedEngine:
 
     async def health(self) -> EngineHealth:
         return self._writer.health()
+
+    async def nodes(self) -> Sequence[EngineNode]:
+        return ()
 
     async def close(self) -> None:
         if self._closed:

@@ -1,10 +1,10 @@
 """What JetStream's API answers, as far as it is read here: one shape for all calls, each of which fills its part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-__all__ = ["ApiAnswer", "Delivered", "RawMessage", "Refusal", "StreamState", "decode_answer"]
+__all__ = ["ApiAnswer", "ClusterInfo", "Delivered", "RawMessage", "Refusal", "Replica", "StreamState", "decode_answer"]
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +38,22 @@ class Delivered(msgspec.Struct, frozen=True, kw_only=True):
     stream_seq: int = 0
 
 
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that follows; `lag`: operations it is behind."""
+
+    name: str = ""
+    current: bool = False
+    offline: bool = False
+    lag: int = 0
+
+
+class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a stream; without a leader while one is elected."""
+
+    leader: str = ""
+    replicas: Sequence[Replica] = ()
+
+
 class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer does not have is as if it were nothing."""
 
@@ -48,6 +64,7 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     # Of a stream
     config: Mapping[str, object] = {}
     state: StreamState = StreamState()
+    cluster: ClusterInfo = ClusterInfo()
     # The clock of the server.
     ts: str = ""
     # Of the subjects, of which `state` has a page.

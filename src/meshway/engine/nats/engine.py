@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from meshway.engine.nats.blobs import NatsBlobs
 from meshway.engine.nats.bus import NatsBus
@@ -10,11 +11,12 @@ from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.key_value import NatsKeyValue
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.log import NatsLog
+from meshway.engine.nats.nodes import read_nodes
 from meshway.engine.nats.queue import NatsQueue
 from meshway.engine.nats.queue_admin import NatsQueueAdmin
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout, ensure_streams
-from meshway.engine.ports import EngineHealth
+from meshway.engine.ports import EngineHealth, EngineNode
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
 
@@ -86,6 +88,7 @@ class NatsEngine:
         self, link: Link, jetstream: JetStream, layout: Layout, *, settings: NatsSettings, clock: Clock
     ) -> None:
         self._link = link
+        self._jetstream, self._layout = jetstream, layout
         self._settings = settings
         self._key_value = NatsKeyValue(jetstream, layout, settings)
         self._own_keys = NatsKeyValue(jetstream, layout.for_own_keys(), settings)
@@ -137,6 +140,9 @@ class NatsEngine:
         if self._link.is_connected:
             return EngineHealth(writable=True)
         return EngineHealth(writable=False, reason=self._link.trouble)
+
+    async def nodes(self) -> Sequence[EngineNode]:
+        return await read_nodes(self._jetstream, self._layout)
 
     async def close(self) -> None:
         for port in (self._queue, self._bus, self._log, self._own_keys, self._key_value):

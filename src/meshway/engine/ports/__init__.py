@@ -37,10 +37,7 @@ from meshway.engine.ports.bus import (
     NoResponder,
     ReplyTimedOut,
 )
-from meshway.engine.ports.engine import (
-    Engine,
-    EngineHealth,
-)
+from meshway.engine.ports.engine import Engine, EngineHealth, EngineNode
 from meshway.engine.ports.following import (
     PrefixFollower,
 )
@@ -121,6 +118,7 @@ __all__ = [
     "Durability",
     "Engine",
     "EngineHealth",
+    "EngineNode",
     "Enqueued",
     "Extend",
     "FromLast",

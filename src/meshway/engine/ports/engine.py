@@ -1,5 +1,6 @@
 """The bundle of the primitives that an adapter offers, and its health."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -10,7 +11,7 @@ from meshway.engine.ports.key_value import KeyValue
 from meshway.engine.ports.log import Log
 from meshway.engine.ports.queue import Queue, QueueAdmin
 
-__all__ = ["Engine", "EngineHealth"]
+__all__ = ["Engine", "EngineHealth", "EngineNode"]
 
 
 class EngineHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +19,16 @@ class EngineHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     writable: bool
     reason: str | None = None
+
+
+class EngineNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A server of the engine's cluster: what it leads, and how many operations it is behind in the rest."""
+
+    name: str
+    leads: Sequence[str]
+    lag: int
+    is_current: bool
+    is_offline: bool
 
 
 class Engine(Protocol):
@@ -57,6 +68,9 @@ class Engine(Protocol):
     def blobs(self) -> Blobs: ...
 
     async def health(self) -> EngineHealth: ...
+
+    async def nodes(self) -> Sequence[EngineNode]:
+        """The servers of its cluster, by name; none where it has no cluster, or where nobody answers."""
 
     async def close(self) -> None:
         """Finish what was accepted, sync it, let go of files and locks. Idempotent."""
