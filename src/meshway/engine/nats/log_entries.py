@@ -5,6 +5,8 @@
     Mw-Id: "m5"            message id, a JSON string in ASCII
     Mw-H: {"a": "b"}       the entry's headers, JSON in ASCII; left out where there are none
     Mw-P: 99               only in a marker: the stream sequence that the last entry had
+    Mw-T: 1767225600000    only of an entry that was copied from another engine: the time it had there ...
+    Mw-O: 7                ... and its position, which is lower than any sequence of this stream
 
 A marker repeats the last entry's number, bytes and id. A trim that leaves nothing puts one under the subject itself for
 a while, so that writers who still know the old end fail, and one under `Layout.log_end` for ever.
@@ -26,6 +28,7 @@ __all__ = [
     "EXPECTED_LAST",
     "End",
     "as_batch",
+    "copied_headers",
     "end_of",
     "entry_of",
     "has_message_id",
@@ -34,13 +37,16 @@ __all__ = [
     "is_ours",
     "marker_headers",
     "number_of",
+    "position_of",
     "size_of",
+    "time_of",
     "total_of",
     "wire_bytes",
 ]
 
 EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 _NUMBER, _TOTAL, _ID, _HEADERS, _POSITION = "Mw-N", "Mw-B", "Mw-Id", "Mw-H", "Mw-P"
+_TIME, _ORIGIN = "Mw-T", "Mw-O"
 _MESSAGE_ID = "Nats-Msg-Id"
 # Names and numbers of our headers and JetStream's.
 _HEADER_BYTES = 400
@@ -67,6 +73,19 @@ def headers_of(entry: LogAppend, number: int, total: int) -> dict[str, str]:
         # Ids are compared within the whole stream.
         headers[_MESSAGE_ID] = f"{entry.subject}:{headers[_ID]}"
     return headers
+
+
+def copied_headers(entry: LogEntry, total: int, *, is_recent: bool) -> dict[str, str]:
+    """What an entry of another engine is stored with; `is_recent`: somebody may still repeat its append."""
+    append = LogAppend(
+        subject=entry.subject,
+        message_id=entry.message_id,
+        data=entry.data,
+        headers=entry.headers,
+        is_repeatable=is_recent,
+    )
+    headers = headers_of(append, entry.sequence, total)
+    return {**headers, _TIME: str(entry.timestamp_ms), _ORIGIN: str(entry.position)}
 
 
 def marker_headers(end: End) -> dict[str, str]:
@@ -123,6 +142,18 @@ def total_of(stored: Stored) -> int:
     return int(stored.headers[_TOTAL])
 
 
+def time_of(stored: Stored) -> int:
+    """When an entry was appended; times never fall along the log."""
+    time_ms = stored.headers.get(_TIME)
+    return stored.time_ms if time_ms is None else int(time_ms)
+
+
+def position_of(stored: Stored) -> int:
+    """What readers were told; rises along the log like sequences, of which it is one where nothing was copied."""
+    origin = stored.headers.get(_ORIGIN)
+    return stored.seq if origin is None else int(origin)
+
+
 def end_of(stored: Stored) -> End:
     """The end of a subject whose last message this is. Raises: EngineUnavailable."""
     number = number_of(stored)
@@ -137,11 +168,11 @@ def entry_of(stored: Stored, prefix: str) -> LogEntry:
     return LogEntry(
         subject=stored.subject[len(prefix) :],
         sequence=int(headers[_NUMBER]),
-        position=stored.seq,
+        position=position_of(stored),
         message_id=_id_of(headers[_ID]),
         data=stored.data,
         headers=json.loads(kept) if kept else {},
-        timestamp_ms=stored.time_ms,
+        timestamp_ms=time_of(stored),
     )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from meshway.engine.nats.failures import ApiError, Unanswered, error_of
 from meshway.engine.nats.jetstream import JetStream, Page, Stored
 from meshway.engine.nats.log_ends import LogEnds
-from meshway.engine.nats.log_entries import End, entry_of, is_entry, number_of
+from meshway.engine.nats.log_entries import End, entry_of, is_entry, number_of, position_of, time_of
 from meshway.engine.nats.retries import Retries
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout
@@ -84,13 +84,11 @@ class LogReader:
             cursor = part.cursor
             if part.is_last and await self.is_complete(subject, cursor.position):
                 break
-        entries = entries[:limit]
-        if entries:
-            last_read = entries[-1]
-            self._resumed[subject, last_read.sequence + 1] = last_read.position
+        if entries and len(entries) <= limit:
+            self._resumed[subject, entries[-1].sequence + 1] = cursor.position
             while len(self._resumed) > self._resumed_max:
                 self._resumed.popitem(last=False)
-        return entries
+        return entries[:limit]
 
     async def page(self, pattern: str, cursor: Cursor, count: int) -> Part:
         """About `count` entries behind the cursor. Raises: EngineUnavailable."""
@@ -130,7 +128,7 @@ class LogReader:
             case FromTime(timestamp_ms=timestamp_ms):
                 return Cursor(await self.position_before_time(subject, timestamp_ms), 0)
             case FromPosition(position=position):
-                return Cursor(position, 0)
+                return Cursor(await self._seq_of_position(subject, position), 0)
             case FromNew():
                 return Cursor(await self.last_position(), 0)
 
@@ -142,12 +140,30 @@ class LogReader:
         text = datetime.fromtimestamp(min(max(timestamp_ms, 0), 1 << 47) / 1000, UTC).isoformat(timespec="milliseconds")
         while True:
             page = await self._read({"next_by_subj": name, "start_time": text, "batch": 1})
-            if page.messages:
+            if page.messages and time_of(page.messages[0]) >= timestamp_ms:
                 return page.messages[0].seq - 1
+            if page.messages:
+                # Copied later than it was appended.
+                last = await self.last_of(pattern)
+                if last is None or time_of(last) < timestamp_ms:
+                    return position
+                found = await self.first_at_least(pattern, timestamp_ms, time_of, (time_of(last), last.seq))
+                return position if found is None else found.seq - 1
             last = await self.last_of(pattern)
             if last is None or last.time_ms < timestamp_ms:
                 return position
             await asyncio.sleep(_LAGGING_PAUSE_S)
+
+    async def _seq_of_position(self, pattern: str, position: int) -> int:
+        """The sequence to go on after. Positions of copied entries are lower than all sequences of the stream."""
+        following = await self.next_of(pattern, position + 1)
+        if following is None or position_of(following) > position:
+            return position
+        last = await self.last_of(pattern)
+        if last is None or position_of(last) <= position:
+            return position if last is None else last.seq
+        found = await self.first_at_least(pattern, position + 1, position_of, (position_of(last), last.seq))
+        return position if found is None else found.seq - 1
 
     async def last_position(self) -> int:
         """Of the whole log, as the leader has it."""

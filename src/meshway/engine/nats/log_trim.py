@@ -12,6 +12,7 @@ from meshway.engine.nats.log_entries import (
     marker_headers,
     number_of,
     size_of,
+    time_of,
     total_of,
 )
 from meshway.engine.nats.log_reader import LogReader
@@ -86,9 +87,9 @@ class LogTrimmer:
         return min(keep_from, end + 1)
 
     async def _first_since(self, subject: str, since_ms: int, last: Stored) -> int:
-        if last.time_ms < since_ms:
+        if time_of(last) < since_ms:
             return number_of(last) + 1
-        found = await self._reader.first_at_least(subject, since_ms, _time_of, (last.time_ms, last.seq))
+        found = await self._reader.first_at_least(subject, since_ms, time_of, (time_of(last), last.seq))
         return 0 if found is None else number_of(found)
 
     async def _first_within(self, subject: str, keep_bytes: int, first: Stored, last: Stored) -> int:
@@ -131,7 +132,3 @@ class LogTrimmer:
         await self._jetstream.api(
             f"STREAM.PURGE.{self._layout.log_stream}", {"filter": self._layout.log + subject, "seq": before_seq}
         )
-
-
-def _time_of(stored: Stored) -> int:
-    return stored.time_ms

@@ -60,8 +60,7 @@ class Admission:
         """Leases, in the order of hand-out; what is none goes back, or goes. Raises: StorageFull, EngineUnavailable."""
         queue_hash = hash_of(queue)
         fresh = await self._renew(sorted(arrivals, key=lambda arrival: (arrival.rank, arrival.seq)))
-        again = [arrival.seq for arrival in fresh if arrival.delivered > 1]
-        histories = await self._records.histories(queue_hash, again) if again else {}
+        histories = await self._histories(queue_hash, fresh)
         taken: list[Taken] = []
         early: list[Taken] = []
         gone: list[int] = []
@@ -85,6 +84,22 @@ class Admission:
             # The server forgot these leases (it was killed), or ends them early (they were longer when they were made).
             await self._give_back(queue_hash, early)
         return taken
+
+    async def _histories(self, queue_hash: str, arrivals: Sequence[Arrival]) -> dict[int, History]:
+        """Of those that were handed out before, here or by the engine that they were copied from."""
+        copied = {
+            arrival.seq: head.history()
+            for arrival in arrivals
+            if (head := decode_head(arrival.message.headers)) is not None and head.attempts
+        }
+        again = [arrival.seq for arrival in arrivals if arrival.delivered > 1 or arrival.seq in copied]
+        histories = await self._records.histories(queue_hash, again) if again else {}
+        taken_over = {seq: history for seq, history in copied.items() if seq not in histories}
+        # From now on they are like those of every other message.
+        await self._records.write(
+            [self._records.history_ask(queue_hash, seq, history) for seq, history in taken_over.items()]
+        )
+        return histories | taken_over
 
     async def give_back(self, queue: str, taken: Sequence[Taken]) -> None:
         """Due again at once, as if never handed out. Raises: StorageFull, EngineUnavailable."""

@@ -20,7 +20,7 @@ from meshway.engine.ports import Enqueued, QueueAppend, QueueFull, QueueOutcome,
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import PayloadTooLarge
 
-__all__ = ["QueueAppends", "batch_headers"]
+__all__ = ["QueueAppends", "batch_headers", "expiry_header", "schedule_headers", "unique_id"]
 
 _DUPLICATE_IN_BATCH = 10201
 # Published at once: more only fills buffers.
@@ -112,15 +112,13 @@ class QueueAppends:
         expires_at_ms = _expiry(message, settings, now_ms)
         headers = {
             HEADER: encode_head(message, now_ms, expires_at_ms),
-            "Nats-Msg-Id": f"{queue}:{self._books.generation(queue)}:{_ascii(message.message_id)}",
+            "Nats-Msg-Id": unique_id(queue, self._books.generation(queue), message.message_id),
         }
         if begin_ms > now_ms:
-            headers["Nats-Schedule"] = f"@at {datetime.fromtimestamp(begin_ms / 1000, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-            headers["Nats-Schedule-Target"] = subject
+            headers |= schedule_headers(begin_ms, subject)
             subject = subjects.schedule(queue, int(message.priority), part, f"{size}-{secrets.token_hex(_UID_BYTES)}")
         if expires_at_ms is not None:
-            name = "Nats-Schedule-TTL" if begin_ms > now_ms else "Nats-TTL"
-            headers[name] = whole_seconds(expires_at_ms - begin_ms)
+            headers |= expiry_header(expires_at_ms, begin_ms, now_ms)
         if len(message.data) + len(headers[HEADER]) + _OVERHEAD_BYTES > self._jetstream.link.max_payload:
             text = f"{len(message.data):,} bytes are more than this NATS server takes (max_payload)"
             raise PayloadTooLarge(text)
@@ -170,6 +168,23 @@ class QueueAppends:
                 headers = {**headers, **batch_headers(batch, 2, is_last=True)}
             asks.append(Ask(item.subject, item.data, headers))
         return asks
+
+
+def unique_id(queue: str, generation: str, message_id: str) -> str:
+    """What the servers filter repetitions by, within the whole stream."""
+    return f"{queue}:{generation}:{_ascii(message_id)}"
+
+
+def schedule_headers(begin_ms: int, subject: str) -> dict[str, str]:
+    """Of a message that is put under `subject` at a time."""
+    at = f"{datetime.fromtimestamp(begin_ms / 1000, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return {"Nats-Schedule": f"@at {at}", "Nats-Schedule-Target": subject}
+
+
+def expiry_header(expires_at_ms: int, begin_ms: int, now_ms: int) -> dict[str, str]:
+    """Of a message that is, or will be, there from `begin_ms` on."""
+    name = "Nats-Schedule-TTL" if begin_ms > now_ms else "Nats-TTL"
+    return {name: whole_seconds(expires_at_ms - begin_ms)}
 
 
 def batch_headers(batch: str, number: int, *, is_last: bool = False) -> dict[str, str]:

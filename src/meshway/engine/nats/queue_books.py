@@ -20,6 +20,7 @@ from meshway.engine.ports import (
     KvDeleted,
     KvEntry,
     KvEvent,
+    KvPut,
     KvUpdate,
     KvWritten,
     QueueSettings,
@@ -27,11 +28,11 @@ from meshway.engine.ports import (
 )
 from meshway.kernel.errors import EngineUnavailable
 
-__all__ = ["QueueBook", "QueueBooks"]
+__all__ = ["BOOKS_PREFIX", "QueueBook", "QueueBooks", "book_put", "decode_book"]
 
 _log = logging.getLogger(__name__)
 
-_PREFIX = "engine.queues"
+BOOKS_PREFIX = "engine.queues"
 _SIGNING_KEY = "engine.queue-signing"
 _SECRET_BYTES = 32
 _GENERATION_BYTES = 6
@@ -49,6 +50,15 @@ class QueueBook(msgspec.Struct, frozen=True, kw_only=True):
 _UNCONFIGURED = QueueSettings()
 _decode = msgspec.json.Decoder(QueueBook).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def book_put(queue: str, settings: QueueSettings) -> KvPut:
+    """The write of settings that no hub has changed yet."""
+    return KvPut(key=f"{BOOKS_PREFIX}.{hash_of(queue)}", value=_encode(QueueBook(name=queue, settings=settings)))
+
+
+def decode_book(entry: KvEntry) -> QueueBook:
+    return _decode(entry.value)
 
 
 class QueueBooks:
@@ -108,7 +118,7 @@ class QueueBooks:
         await self._change(queue, None, renew=True)
 
     async def _change(self, queue: str, settings: QueueSettings | None, *, renew: bool) -> None:
-        key = f"{_PREFIX}.{hash_of(queue)}"
+        key = f"{BOOKS_PREFIX}.{hash_of(queue)}"
         retries = Retries(self._timeout_ms)
         while True:
             (current,) = await self._key_value.get([key])
@@ -133,7 +143,7 @@ class QueueBooks:
     async def _follow(self) -> None:
         while True:
             try:
-                async with self._key_value.watch(_PREFIX) as events:
+                async with self._key_value.watch(BOOKS_PREFIX) as events:
                     async for event in events:
                         self._on_event(event)
             except (SubscriptionLost, EngineUnavailable) as error:

@@ -5,7 +5,7 @@ line breaks.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -38,6 +38,12 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     expires_at_ms: int | None = None
     headers: Mapping[str, str] = {}
+    # Those that were over when the message was copied here from another engine.
+    attempts: tuple[AttemptRecord, ...] = ()
+
+    def history(self) -> "History":
+        """Of hand-outs before its first one here: the server does not count those."""
+        return History(-self.attempts[-1].attempt if self.attempts else 0, self.attempts)
 
     def message(self, queue: str, data: bytes, position: str = "") -> QueuedMessage:
         return QueuedMessage(
@@ -53,7 +59,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, frozen=True, array_like=True):
-    """Of one message that was given back: `uncounted` hand-outs reached nobody, the others ended as recorded."""
+    """Of one message that was given back: `uncounted` hand-outs reached nobody, the others ended as recorded.
+
+    Negative: so many were made by the engine that it was copied from, and the server does not count them.
+    """
 
     uncounted: int = 0
     attempts: tuple[AttemptRecord, ...] = ()
@@ -109,7 +118,13 @@ _decode_dead = msgspec.msgpack.Decoder(DeadRecord).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def encode_head(message: QueueAppend, now_ms: int, expires_at_ms: int | None) -> str:
+def encode_head(
+    message: QueueAppend | QueuedMessage,
+    now_ms: int,
+    expires_at_ms: int | None,
+    *,
+    attempts: Sequence[AttemptRecord] = (),
+) -> str:
     """The value of HEADER."""
     fields: dict[str, object] = {"id": message.message_id, "enqueued_at_ms": now_ms, "priority": int(message.priority)}
     if message.ordering_key is not None:
@@ -118,6 +133,8 @@ def encode_head(message: QueueAppend, now_ms: int, expires_at_ms: int | None) ->
         fields["expires_at_ms"] = expires_at_ms
     if message.headers:
         fields["headers"] = dict(message.headers)
+    if attempts:
+        fields["attempts"] = msgspec.to_builtins(attempts)
     return json.dumps(fields)
 
 

@@ -78,7 +78,8 @@ class QueueSubjects:
         """Filter of what one lane hands out."""
         return f"{self._queue}m.{_token(queue)}.{_lane_tokens(lane)}"
 
-    def dead_letter(self, queue: str, seq: int, message_id: str) -> str:
+    def dead_letter(self, queue: str, seq: int | str, message_id: str) -> str:
+        """`seq`: of the message; of one that was copied here, what no sequence is."""
         return f"{self._queue}d.{_token(queue)}.{seq}.{hash_of(message_id)}"
 
     def dead_letters(self, queue: str, *, message_id: str | None = None) -> str:
