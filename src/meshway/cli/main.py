@@ -57,6 +57,7 @@ _COMMANDS = {
     "channels": ("meshway.cli.channels", "List, show, configure and delete channels of every kind."),
     "mesh": ("meshway.cli.mesh", "Show the hubs that share an engine, and the engine's nodes."),
     "keys": ("meshway.cli.keys", "Create, list and revoke API keys."),
+    "engine": ("meshway.cli.engine", "Move a data directory to a NATS cluster."),
     "doctor": ("meshway.cli.doctor", "Check this machine, the data directory and the hub."),
     "config": ("meshway.cli.config", "Show the settings in effect and where each came from."),
 }

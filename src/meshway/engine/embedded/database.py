@@ -21,6 +21,7 @@ __all__ = [
     "is_disk_full",
     "is_fatal",
     "open_database",
+    "open_to_read",
     "space_is_left",
     "sync_directory",
     "sync_file",
@@ -165,8 +166,30 @@ def _primary_code(error: sqlite3.Error) -> int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that leaves the database and its log as they are. Raises: SchemaTooNew, StoreCorrupt,
+    EngineUnavailable."""
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
+        )
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    try:
+        version = _check_version(connection, path)
+        if version < SCHEMA_VERSION:
+            raise EngineUnavailable(f"{path} was written by an older Meshway; start a hub on it once, which updates it")
+    except sqlite3.Error as error:
+        connection.close()
+        raise translate(error, path) from error
+    except MeshwayError:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id not in (0, _APPLICATION_ID) or (version and application_id != _APPLICATION_ID):
         raise StoreCorrupt(f"{path} is a database of another program; choose another directory with --data")
@@ -175,6 +198,7 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer Meshway (schema {version}, this one knows {SCHEMA_VERSION}); "
             "start that release, or choose another directory with --data"
         )
+    return version
 
 
 def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:

@@ -28,6 +28,7 @@ class RawMessage(msgspec.Struct, frozen=True, kw_only=True):
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     """`subjects`: how many messages each has, a page of those that were asked for."""
 
+    messages: int = 0
     last_seq: int = 0
     subjects: Mapping[str, int] = {}
 

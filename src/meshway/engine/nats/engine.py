@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from meshway.engine.nats.blobs import NatsBlobs
 from meshway.engine.nats.bus import NatsBus
+from meshway.engine.nats.copy_mark import refuse_half_a_copy
 from meshway.engine.nats.failures import ApiError, Unanswered, error_of
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.key_value import NatsKeyValue
@@ -20,7 +21,7 @@ from meshway.engine.ports import EngineHealth, EngineNode
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
 
-__all__ = ["NatsEngine", "open_nats_engine"]
+__all__ = ["NatsEngine", "open_nats_engine", "open_streams"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,16 +40,22 @@ async def open_nats_engine(settings: NatsSettings, *, clock: Clock) -> "NatsEngi
     """
     link = await Link.open(settings)
     try:
-        _check_server(link)
-        jetstream, layout = JetStream(link, settings), Layout(settings)
-        replicas = settings.replicas or (_CLUSTER_REPLICAS if link.server_info.cluster else 1)
-        await _ensure_streams(jetstream, layout, settings, replicas)
+        jetstream, layout = await open_streams(link, settings)
         engine = NatsEngine(link, jetstream, layout, settings=settings, clock=clock)
         await engine.start()
     except BaseException:
         await link.close()
         raise
     return engine
+
+
+async def open_streams(link: Link, settings: NatsSettings) -> tuple[JetStream, Layout]:
+    """The streams, made or brought up to date. Raises: EngineUnavailable with what to do."""
+    _check_server(link)
+    jetstream, layout = JetStream(link, settings), Layout(settings)
+    replicas = settings.replicas or (_CLUSTER_REPLICAS if link.server_info.cluster else 1)
+    await _ensure_streams(jetstream, layout, settings, replicas)
+    return jetstream, layout
 
 
 def _check_server(link: Link) -> None:
@@ -132,7 +139,8 @@ class NatsEngine:
         return self._blobs
 
     async def start(self) -> None:
-        """Begin what the ports do in the background. Raises: EngineUnavailable."""
+        """Begin what the ports do in the background. Raises: EngineUnavailable, also while a copy is not finished."""
+        await refuse_half_a_copy(self._own_keys)
         for port in (self._key_value, self._own_keys, self._log, self._bus, self._queue):
             await port.start()
 

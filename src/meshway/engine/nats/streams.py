@@ -6,7 +6,7 @@ alphabet, so they are parts of subjects as they are; where one name must not be 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 from meshway.engine.nats.failures import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
@@ -36,6 +36,11 @@ class Layout:
         self.bus, self.inbox = f"{prefix}.bus.", f"{prefix}.inbox."
         # In no stream: which lanes of a queue are in use.
         self.lane = f"{prefix}.lane."
+
+    @property
+    def streams(self) -> Sequence[str]:
+        """Names of all of them."""
+        return self.kv_stream, self.log_stream, self.queue_stream, self.blob_stream
 
     def for_own_keys(self) -> "Layout":
         """The same, with the keys that the engine keeps for itself, which no user of KeyValue sees."""
