@@ -81,7 +81,7 @@ async def _fill_queues(engine: EmbeddedEngine) -> None:
     admin, queue = engine.queue_admin, engine.queue
     await admin.configure("work", QueueSettings(lease_ms=300, dedupe_window_ms=_HOUR_MS, bytes_max=1_000_000))
     await admin.configure("pairs", QueueSettings(ordered=True))
-    await admin.configure("held", QueueSettings(lease_ms=60_000))
+    await admin.configure("held", QueueSettings(lease_ms=1_500))
     # Three attempts of the first, which dies; two of the second, which is tried again; one of the third, which is held.
     await queue.append([_message("work", name) for name in ("dies", "again")])
     (dies, again) = await queue.lease("work", count=2)

@@ -193,7 +193,7 @@ def _entry(row: _EntryRow) -> Copied:
     return Copied(str(row.position), CopiedEntry(entry=entry))
 
 
-def _end(subject: str, last: int, message_id: str | None) -> Copied:
+def _end(subject: str, last: int, message_id: str) -> Copied:
     return Copied(subject, CopiedEnd(subject=subject, last=last, last_message_id=message_id))
 
 

@@ -172,7 +172,7 @@ class CopyRecords:
     def _end(self, stored: Stored) -> CopiedEnd:
         end = end_of(stored)
         subject = stored.subject[len(self._layout.log_end) :]
-        return CopiedEnd(subject=subject, last=end.last, last_message_id=end.message_id)
+        return CopiedEnd(subject=subject, last=end.last, last_message_id=end.message_id or "")
 
     def _message(self, stored: Stored) -> CopiedMessage | None:
         head = decode_head(stored.headers)

@@ -66,7 +66,7 @@ class CopiedEnd(msgspec.Struct, frozen=True, kw_only=True):
 
     subject: str
     last: int
-    last_message_id: str | None
+    last_message_id: str
 
 
 class CopiedQueue(msgspec.Struct, frozen=True, kw_only=True):

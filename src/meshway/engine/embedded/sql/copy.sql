@@ -9,7 +9,7 @@ FROM log_entries e CROSS JOIN log_subjects s ON s.subject_id = e.subject_id WHER
 
 -- name: ends
 -- Purpose: subjects whose entries were all trimmed. Index: the unique name; log_index by subject; the newest entries.
-SELECT s.subject, s.trimmed_to, s.trimmed_message_id FROM log_subjects s
+SELECT s.subject, s.trimmed_to, coalesce(s.trimmed_message_id, '') FROM log_subjects s
 WHERE s.subject > ? AND s.trimmed_to > 0
   AND NOT EXISTS (SELECT 1 FROM log_index i WHERE i.subject_id = s.subject_id)
   AND s.subject_id NOT IN (
