@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from meshway.engine.embedded.data_dir import hold_data_dir
 from meshway.engine.embedded.database import open_to_read, translate
 from meshway.engine.embedded.engine import DATABASE_NAME
@@ -43,6 +45,8 @@ _PAGE_BYTES_MAX = 4 * 1024 * 1024
 _CHUNK_BYTES = 512 * 1024
 # The port promises so many.
 _ATTEMPTS_KEPT = 16
+# Of the reason of one attempt: all of them travel in a header, where a character may take six bytes of 60,000.
+_REASON_CHARACTERS_MAX = 400
 
 Found = TypeVar("Found")
 
@@ -224,7 +228,10 @@ def _message(row: _MessageRow) -> Copied:
         message=message,
         due_at_ms=None if is_due else row.visible_at_ms,
         expires_at_ms=row.expires_at_ms,
-        attempts=tuple(attempts[-_ATTEMPTS_KEPT:]),
+        attempts=tuple(
+            msgspec.structs.replace(attempt, reason=attempt.reason[:_REASON_CHARACTERS_MAX])
+            for attempt in attempts[-_ATTEMPTS_KEPT:]
+        ),
     )
     return Copied(str(row.number), record)
 

@@ -280,7 +280,7 @@ class NatsCopyWriter:
             headers = sum(len(name) + len(value) for name, value in message.headers.items())
             if headers > _HEADER_BYTES_MAX:
                 text = f"{message.subject} has {headers:,} bytes of headers; NATS takes {_HEADER_BYTES_MAX:,}"
-                raise PayloadTooLarge(f"{text}. Settle or drop it in the source, and run this again.")
+                raise PayloadTooLarge(f"{text}. Have a hub on the source remove it, and copy into an empty mesh.")
             if headers + len(message.data) + _RECORD_OVERHEAD_BYTES // 4 > room:
                 text = f"{message.subject} has {len(message.data):,} bytes, more than these NATS servers take"
                 raise PayloadTooLarge(f"{text}: set max_payload higher on all of them, and run this again.")
