@@ -2,16 +2,19 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
+from meshway.assembly.mesh import KEY_ID_MARK
 from meshway.engine.embedded.copy_reader import open_copy_reader as open_directory
 from meshway.engine.nats.copy_reader import open_copy_reader as open_mesh
 from meshway.engine.nats.copy_writer import open_copy_writer
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.ports import BlobRef
 from meshway.engine.ports.copying import (
+    Copied,
     CopiedBlob,
     CopiedDeadLetter,
     CopiedDedupeId,
@@ -30,8 +33,9 @@ from meshway.engine.ports.copying import (
 )
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import BlobNotFound, StoreCorrupt
+from meshway.security.secret_box import KEY_FILE_NAME, open_secret_box
 
-__all__ = ["Compared", "CopyOutcome", "Progress", "copy_to_nats", "verify_copy"]
+__all__ = ["Compared", "CopyOutcome", "CopyPlan", "Progress", "copy_to_nats", "plan_copy", "verify_copy"]
 
 # What is about to be done, how many records of it are done, and about how many there are.
 Progress = Callable[[str, int, int], None]
@@ -43,6 +47,9 @@ _LEFT_OUT_MS: Sequence[int] = (60_000, 3_600_000, 86_400_000)
 _MARGIN_MS = 5_000
 # Sums of SHA-256 stay as long as one: what is compared does not depend on any order.
 _MODULUS = 1 << 256
+
+# No key begins with it, and all are behind it.
+_BEFORE_ALL_KEYS = "!"
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -73,13 +80,32 @@ class CopyOutcome(msgspec.Struct, frozen=True, kw_only=True):
         return [group for group in self.compared if not group.is_equal]
 
 
-async def copy_to_nats(data_dir: Path, settings: NatsSettings, *, clock: Clock, progress: Progress) -> CopyOutcome:
+class CopyPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """From where to where. `secret_key_id`: of the key that the hubs of the mesh must have, if it is known."""
+
+    data_dir: Path
+    nats: NatsSettings
+    secret_key_id: str | None = None
+
+
+def plan_copy(data_dir: Path, nats: NatsSettings, *, secret_key: str | None) -> CopyPlan:
+    """`secret_key`: the setting; None for the file in the directory, if there is one.
+
+    Raises: InvalidRequest, StoreCorrupt, EngineUnavailable where it cannot be read.
+    """
+    is_known = secret_key is not None or (data_dir / KEY_FILE_NAME).exists()
+    key_id = open_secret_box(data_dir, secret_key=secret_key).key_id if is_known else None
+    return CopyPlan(data_dir=data_dir, nats=nats, secret_key_id=key_id)
+
+
+async def copy_to_nats(plan: CopyPlan, *, clock: Clock, progress: Progress) -> CopyOutcome:
     """Begin, or go on where an earlier run was interrupted; hubs may start there once there is no difference.
 
     Raises: DataDirLocked, SchemaTooNew, StoreCorrupt, Conflict (other data is there), PayloadTooLarge, StorageFull,
     EngineUnavailable; after all of them it can be called again.
     """
-    async with open_directory(data_dir, clock=clock) as source, open_copy_writer(settings, clock=clock) as target:
+    settings = plan.nats
+    async with _opened(plan, clock) as source, open_copy_writer(settings, clock=clock) as target:
         start = await source.start()
         if not await target.begin(start):
             return CopyOutcome(was_done=True)
@@ -92,10 +118,33 @@ async def copy_to_nats(data_dir: Path, settings: NatsSettings, *, clock: Clock, 
         return outcome
 
 
-async def verify_copy(data_dir: Path, settings: NatsSettings, *, clock: Clock, progress: Progress) -> CopyOutcome:
+async def verify_copy(plan: CopyPlan, *, clock: Clock, progress: Progress) -> CopyOutcome:
     """Compare only. Raises: as `copy_to_nats`."""
-    async with open_directory(data_dir, clock=clock) as source, open_mesh(settings) as reader:
+    async with _opened(plan, clock) as source, open_mesh(plan.nats) as reader:
         return CopyOutcome(compared=await _Comparison(source, reader, clock).run(await source.start(), progress))
+
+
+@asynccontextmanager
+async def _opened(plan: CopyPlan, clock: Clock) -> AsyncIterator[CopySource]:
+    async with open_directory(plan.data_dir, clock=clock) as source:
+        yield source if plan.secret_key_id is None else _WithSecretMark(source, plan.secret_key_id)
+
+
+class _WithSecretMark:
+    """A directory of one hub has no mark of its key; hubs with another key must not use what they cannot read."""
+
+    def __init__(self, source: CopySource, key_id: str) -> None:
+        self._source = source
+        self._mark = CopiedKey(key=KEY_ID_MARK, value=key_id.encode(), expires_at_ms=None)
+        self.start = source.start
+        self.content = source.content
+        self.expiries = source.expiries
+
+    async def pages(self, kind: CopyKind, *, after: str = "") -> AsyncIterator[CopyPage]:
+        if kind is CopyKind.KEYS and not after:
+            yield [Copied(_BEFORE_ALL_KEYS, self._mark)]
+        async for page in self._source.pages(kind, after=after):
+            yield page
 
 
 async def _copy(kind: CopyKind, source: CopySource, target: CopyWriter, start: CopyStart, progress: Progress) -> int:

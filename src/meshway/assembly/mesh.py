@@ -16,9 +16,10 @@ from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable, FieldError, InvalidRequest
 from meshway.kernel.ids import new_id
 
-__all__ = ["Mesh", "agree_on_secret", "make_mesh"]
+__all__ = ["KEY_ID_MARK", "Mesh", "agree_on_secret", "make_mesh"]
 
-_MARK = "mesh.secret"
+# Under this key stands which secret key the hubs of a mesh have.
+KEY_ID_MARK = "mesh.secret"
 _ROUNDS_MAX = 16
 
 
@@ -66,14 +67,14 @@ async def agree_on_secret(engine: Engine, key_id: str) -> None:
     if not engine.is_shared:
         return
     for _ in range(_ROUNDS_MAX):
-        (outcome,) = await engine.key_value.write([KvCreate(key=_MARK, value=key_id.encode())])
+        (outcome,) = await engine.key_value.write([KvCreate(key=KEY_ID_MARK, value=key_id.encode())])
         match outcome:
             case Undecided():
                 continue
             case KvConflict(current=KvEntry() as current) if current.value.decode("ascii", "replace") != key_id:
                 text = (
                     f"the hubs of this mesh have secret key {current.value.decode('ascii', 'replace')}, this one has "
-                    f"{key_id}: give it theirs, as MESHWAY_MARK or as the file secret.key in its data directory"
+                    f"{key_id}: give it theirs, as MESHWAY_SECRET_KEY or as the file secret.key in its data directory"
                 )
                 raise InvalidRequest(f"secret_key: {text}", fields=[FieldError("secret_key", text)])
             case _:

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from meshway.assembly.engine_copy import Compared, CopyOutcome, copy_to_nats, verify_copy
+from meshway.assembly.engine_copy import Compared, CopyOutcome, copy_to_nats, plan_copy, verify_copy
 from meshway.cli.failure import EXIT_FAILED, Failure
 from meshway.cli.hub import json_option, run
 from meshway.cli.kernel_errors import kernel_failures
 from meshway.cli.output import print_json, print_table, table
-from meshway.engine.nats.settings import NatsSettings
+from meshway.engine.nats.settings import NatsSettings, is_nats_engine, settings_of_engine
 from meshway.kernel.clock import SystemClock
 from meshway.security.secret_box import KEY_FILE_NAME
 from meshway.settings.load import load_settings
@@ -25,7 +25,6 @@ from meshway.settings.sources import find_settings_file
 
 __all__ = ["command"]
 
-_SCHEME = "nats://"
 # Where there is no terminal, a line at most so often.
 _LINE_EVERY_S = 5.0
 _LABEL_WIDTH = 30
@@ -68,11 +67,12 @@ def _copy(*, data: Path, to: str, verify_only: bool, show_secret_key: bool, conf
     """
     shown = _Shown(as_json=as_json)
     with kernel_failures():
-        settings, clock = _nats_settings(config, to), SystemClock()
+        settings, clock = _read_settings(config), SystemClock()
+        plan = plan_copy(data, _nats_settings(settings, to), secret_key=settings.secret_key)
         if verify_only:
-            outcome = run(verify_copy(data, settings, clock=clock, progress=shown.progress))
+            outcome = run(verify_copy(plan, clock=clock, progress=shown.progress))
         else:
-            outcome = run(copy_to_nats(data, settings, clock=clock, progress=shown.progress))
+            outcome = run(copy_to_nats(plan, clock=clock, progress=shown.progress))
     shown.end()
     key_file = data / KEY_FILE_NAME
     if as_json:
@@ -85,14 +85,17 @@ def _copy(*, data: Path, to: str, verify_only: bool, show_secret_key: bool, conf
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _nats_settings(config: Path | None, to: str) -> NatsSettings:
-    """Raises: Failure, InvalidRequest."""
-    if not to.startswith(_SCHEME) or not to.removeprefix(_SCHEME).strip(","):
-        raise Failure(f"{to!r} is no NATS cluster.", hint="Write --to nats://host1,host2,host3.", exit_code=2)
+def _read_settings(config: Path | None) -> Settings:
+    """Raises: InvalidRequest."""
     file = find_settings_file(config, environ=os.environ, folder=Path.cwd())
-    settings: Settings = load_settings(file=file, environ=os.environ, flags={}).settings
-    servers = tuple(f"{_SCHEME}{each.strip()}" for each in to.removeprefix(_SCHEME).split(",") if each.strip())
-    return msgspec.structs.replace(settings.nats, servers=servers)
+    return load_settings(file=file, environ=os.environ, flags={}).settings
+
+
+def _nats_settings(settings: Settings, to: str) -> NatsSettings:
+    """Raises: Failure, InvalidRequest."""
+    if not is_nats_engine(to) or "://" not in to:
+        raise Failure(f"{to!r} is no NATS cluster.", hint="Write --to nats://host1,host2,host3.", exit_code=2)
+    return settings_of_engine(to, settings.nats)
 
 
 class _Shown:

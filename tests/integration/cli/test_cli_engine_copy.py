@@ -15,7 +15,7 @@ from meshway.engine.ports import KvPut
 from support.copied_hub import opened_directory
 from support.nats_process import NatsProcess, running_nats
 
-_KEY = "bm90IGEgcmVhbCBzZWNyZXQga2V5IGF0IGFsbCwgMzI="
+_KEY = "bm90IGEgcmVhbCBzZWNyZXQga2V5LCBidXQgYnl0ZXM="
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     asyncio.run(fill())
     (folder / "secret.key").write_text(f"{_KEY}\n")
+    (folder / "secret.key").chmod(0o600)
     return folder
 
 
@@ -56,8 +57,8 @@ def _change(server: NatsProcess, prefix: str) -> None:
 def test_a_person_is_told_how_far_it_is_and_what_to_do_next(directory: Path, server: NatsProcess) -> None:
     done = _run(directory, server, "person")
     assert done.exit_code == 0, done.output
-    assert "Both sides are the same: 1 records in 1 groups, by SHA-256." in done.stdout
-    assert "copying keys: 1" in done.stderr
+    assert "Both sides are the same: 2 records in 1 groups, by SHA-256." in done.stdout
+    assert "copying keys: 2" in done.stderr
     assert f"export MESHWAY_SECRET_KEY=\"$(cat '{directory}/secret.key')\"" in done.stderr
     assert f"meshway up --engine {server.url}," in done.stderr
     assert _KEY not in done.output
@@ -69,7 +70,7 @@ def test_a_person_is_told_how_far_it_is_and_what_to_do_next(directory: Path, ser
 def test_a_program_reads_json_and_an_exit_code(directory: Path, server: NatsProcess) -> None:
     done = _run(directory, server, "program", "--json")
     found = json.loads(done.stdout)
-    assert (done.exit_code, found["complete"], found["copied"]["keys"], found["differences"]) == (0, True, 1, 0)
+    assert (done.exit_code, found["complete"], found["copied"]["keys"], found["differences"]) == (0, True, 2, 0)
     assert "secret_key" not in found
     assert done.stderr == ""
     _change(server, "program")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshway.assembly.engine_copy import CopyOutcome, copy_to_nats, verify_copy
+from meshway.assembly.engine_copy import CopyOutcome, CopyPlan, copy_to_nats, verify_copy
 from meshway.engine.embedded import hold_data_dir
 from meshway.engine.nats.engine import NatsEngine, open_nats_engine
 from meshway.engine.nats.jetstream import JetStream
@@ -83,12 +83,16 @@ async def _jetstream(settings: NatsSettings) -> AsyncIterator[JetStream]:
 
 
 async def _copy(directory: Path, settings: NatsSettings) -> CopyOutcome:
-    return await copy_to_nats(directory, settings, clock=SystemClock(), progress=lambda *_: None)
+    return await copy_to_nats(
+        CopyPlan(data_dir=directory, nats=settings), clock=SystemClock(), progress=lambda *_: None
+    )
 
 
 async def _verify(directory: Path, settings: NatsSettings) -> Sequence[str]:
     """Names of groups that differ."""
-    outcome = await verify_copy(directory, settings, clock=SystemClock(), progress=lambda *_: None)
+    outcome = await verify_copy(
+        CopyPlan(data_dir=directory, nats=settings), clock=SystemClock(), progress=lambda *_: None
+    )
     return [group.name for group in outcome.differences]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshway.assembly.engine_copy import copy_to_nats
+from meshway.assembly.engine_copy import CopyPlan, copy_to_nats
 from meshway.engine.embedded import EmbeddedEngine
 from meshway.engine.nats.engine import NatsEngine, open_nats_engine
 from meshway.engine.nats.jetstream import JetStream
@@ -132,7 +132,9 @@ async def test_a_copy_waits_for_a_server_that_was_killed(directory: Path, tmp_pa
     with running_nats(tmp_path / "nats") as server:
         settings = NatsSettings(servers=(server.url,))
         async with _jetstream(settings) as jetstream, asyncio.TaskGroup() as group:
-            copy = group.create_task(copy_to_nats(directory, settings, clock=SystemClock(), progress=lambda *_: None))
+            copy = group.create_task(
+                copy_to_nats(CopyPlan(data_dir=directory, nats=settings), clock=SystemClock(), progress=lambda *_: None)
+            )
             for stream, stored in (("MW_KV", 500), ("MW_LOG", 900), ("MW_QUEUE", 700), ("MW_BLOB", 10)):
                 await _until_stored(jetstream, stream, stored)
                 server.kill()
