@@ -76,11 +76,12 @@ def _copy(*, data: Path, to: str, verify_only: bool, show_secret_key: bool, conf
     shown.end()
     key_file = data / KEY_FILE_NAME
     if as_json:
-        print_json(_as_json(outcome, key_file, show_secret_key=show_secret_key))
+        found = _as_json(outcome, key_file)
+        print_json({**found, "secret_key": _read_key(settings, key_file)} if show_secret_key else found)
     else:
         _print(outcome, verify_only=verify_only)
         if not outcome.differences and not verify_only:
-            _print_next(key_file, to, show_secret_key=show_secret_key)
+            _print_next(_shown_key(settings, key_file, is_asked=show_secret_key), to)
     if outcome.differences:
         raise click.exceptions.Exit(EXIT_FAILED)
 
@@ -137,9 +138,9 @@ class _Shown:
         self._label, self._advance = "", None
 
 
-def _as_json(outcome: CopyOutcome, key_file: Path, *, show_secret_key: bool) -> dict[str, object]:
+def _as_json(outcome: CopyOutcome, key_file: Path) -> dict[str, object]:
     groups = [{**msgspec.to_builtins(group), "equal": group.is_equal} for group in outcome.compared]
-    found: dict[str, object] = {
+    return {
         "complete": outcome.was_done or not outcome.differences,
         "was_complete": outcome.was_done,
         "copied": outcome.copied,
@@ -147,7 +148,6 @@ def _as_json(outcome: CopyOutcome, key_file: Path, *, show_secret_key: bool) -> 
         "differences": len(outcome.differences),
         "secret_key_file": str(key_file.absolute()) if key_file.exists() else None,
     }
-    return {**found, "secret_key": _read_key(key_file)} if show_secret_key else found
 
 
 def _print(outcome: CopyOutcome, *, verify_only: bool) -> None:
@@ -171,22 +171,30 @@ def _print_differences(differences: Sequence[Compared]) -> None:
     print_table(rows)
 
 
-def _print_next(key_file: Path, to: str, *, show_secret_key: bool) -> None:
+def _print_next(key: str, to: str) -> None:
     """What to do now."""
-    key = _read_key(key_file) if show_secret_key else f'"$(cat {shlex.quote(str(key_file.absolute()))})"'
     lines = [
         "",
         "Every hub of the mesh needs the same secret key, for stored credentials are sealed with it:",
-        f"  export MESHWAY_SECRET_KEY={key}" if key_file.exists() else "  the MESHWAY_SECRET_KEY of the hub before",
+        f"  {key}",
         "Start as many as you like:",
         f"  meshway up --engine {to}",
     ]
     click.echo("\n".join(lines), err=True)
 
 
-def _read_key(key_file: Path) -> str | None:
-    """Raises: Failure."""
+def _shown_key(settings: Settings, key_file: Path, *, is_asked: bool) -> str:
+    """How to set it; the key itself only if it is asked for."""
+    if is_asked:
+        return f"export MESHWAY_SECRET_KEY={_read_key(settings, key_file)}"
+    if settings.secret_key is None and key_file.exists():
+        return f'export MESHWAY_SECRET_KEY="$(cat {shlex.quote(str(key_file.absolute()))})"'
+    return "the secret_key (MESHWAY_SECRET_KEY) of the hub before"
+
+
+def _read_key(settings: Settings, key_file: Path) -> str | None:
+    """The setting comes before the file, as in a hub. Raises: Failure."""
     try:
-        return key_file.read_text().strip() if key_file.exists() else None
+        return settings.secret_key or (key_file.read_text().strip() if key_file.exists() else None)
     except OSError as error:
         raise Failure(f"{key_file} cannot be read: {error.strerror}.") from error

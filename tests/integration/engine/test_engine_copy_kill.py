@@ -16,7 +16,7 @@ from meshway.engine.nats.engine import NatsEngine, open_nats_engine
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.settings import NatsSettings
-from meshway.engine.ports import FromSequence, KvPut, LogAppend, QueueAppend
+from meshway.engine.ports import FromSequence, KvPut, LogAppend, LogTrim, QueueAppend
 from meshway.kernel.clock import SystemClock
 from support.copied_hub import opened_directory
 from support.nats_process import running_nats
@@ -90,6 +90,9 @@ async def _check(settings: NatsSettings) -> None:
             entries = await engine.log.read(f"task.{number}", FromSequence(1))
             assert [int(entry.data) for entry in entries] == list(range(number, _ENTRIES, _SUBJECTS))
             assert [entry.sequence for entry in entries] == list(range(1, len(entries) + 1))
+            # By the sizes that are summed up along a subject.
+            kept = sum(len(entry.data) + len(entry.message_id) for entry in entries[-10:])
+            assert await engine.log.trim([LogTrim(subject=f"task.{number}", keep_bytes=kept)]) == [len(entries) - 10]
         names: list[str] = []
         after: str | None = None
         while page := await engine.queue.peek("work", after=after, limit=1_000):

@@ -32,7 +32,7 @@ from meshway.engine.nats.queue_books import book_put
 from meshway.engine.nats.retries import Retries
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout
-from meshway.engine.ports import BlobRef, KvPut, QueueSettings, Undecided
+from meshway.engine.ports import BlobRef, KvPut, LogEntry, QueueSettings, Undecided
 from meshway.engine.ports.copying import (
     CopiedBlob,
     CopiedDeadLetter,
@@ -210,8 +210,7 @@ class NatsCopyWriter:
     # What must be written once
 
     async def _messages(self, page: CopyPage, now_ms: int) -> list[StreamMessage]:
-        entries = [record.entry for _, record in page if isinstance(record, CopiedEntry)]
-        await self._know_totals({entry.subject for entry in entries})
+        await self._know_totals([record.entry for _, record in page if isinstance(record, CopiedEntry)])
         messages: list[StreamMessage] = []
         for at, record in page:
             match record:
@@ -231,15 +230,31 @@ class NatsCopyWriter:
                     raise ValueError(f"{record} is stored in another way")
         return messages
 
-    async def _know_totals(self, subjects: set[str]) -> None:
-        for subject in subjects:
-            if subject in self._totals:
-                self._totals.move_to_end(subject)
+    async def _know_totals(self, entries: Sequence[LogEntry]) -> None:
+        unknown: dict[str, None] = {}
+        for entry in entries:
+            if entry.subject in self._totals:
+                self._totals.move_to_end(entry.subject)
+            elif entry.sequence == 1:
+                self._totals[entry.subject] = 0
             else:
-                last = await self._last_of(self._layout.log_stream, self._layout.log + subject)
-                self._totals[subject] = 0 if last is None else total_of(last)
-        while len(self._totals) > max(self._settings.subjects_cached_max, len(subjects)):
+                unknown[entry.subject] = None
+        names = list(unknown)
+        for name, last in zip(names, await self._last_of_each(names), strict=True):
+            self._totals[name] = 0 if last is None else total_of(last)
+        while len(self._totals) > max(self._settings.subjects_cached_max, len(entries)):
             self._totals.popitem(last=False)
+
+    async def _last_of_each(self, subjects: Sequence[str]) -> Sequence[Stored | None]:
+        """Of the log."""
+        retries = self._retries()
+        while True:
+            names = [self._layout.log + subject for subject in subjects]
+            found = await self._jetstream.last_of_each(self._layout.log_stream, names)
+            failure = next((each for each in found if isinstance(each, ApiError | Unanswered)), None)
+            if failure is None:
+                return [each for each in found if not isinstance(each, ApiError | Unanswered)]
+            await retries.pause_or_raise(failure)
 
     async def _store(self, kind: CopyKind, messages: Sequence[StreamMessage], place: CopyPlace) -> None:
         """All of them and that they are, or nothing. Raises: StorageFull, PayloadTooLarge, EngineUnavailable."""

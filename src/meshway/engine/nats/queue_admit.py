@@ -12,7 +12,7 @@ from meshway.engine.nats.queue_books import QueueBooks
 from meshway.engine.nats.queue_consumers import Arrival
 from meshway.engine.nats.queue_dead import Burials
 from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds, Held, HeldMessages
-from meshway.engine.nats.queue_messages import Head, History, decode_head
+from meshway.engine.nats.queue_messages import Head, History, decode_head, was_handed_out
 from meshway.engine.nats.queue_records import QueueRecords
 from meshway.engine.nats.queue_subjects import hash_of
 from meshway.engine.ports import Lease
@@ -90,7 +90,7 @@ class Admission:
         copied = {
             arrival.seq: head.history()
             for arrival in arrivals
-            if (head := decode_head(arrival.message.headers)) is not None and head.attempts
+            if was_handed_out(arrival.message.headers) and (head := decode_head(arrival.message.headers)) is not None
         }
         again = [arrival.seq for arrival in arrivals if arrival.delivered > 1 or arrival.seq in copied]
         histories = await self._records.histories(queue_hash, again) if again else {}

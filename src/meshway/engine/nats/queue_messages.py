@@ -22,6 +22,7 @@ __all__ = [
     "decode_history",
     "encode_head",
     "encode_record",
+    "was_handed_out",
     "whole_seconds",
 ]
 
@@ -144,6 +145,11 @@ def decode_head(headers: Mapping[str, str] | None) -> Head | None:
         return _decode_head((headers or {})[HEADER])
     except (KeyError, msgspec.DecodeError):
         return None
+
+
+def was_handed_out(headers: Mapping[str, str] | None) -> bool:
+    """Whether it has attempts of before it was copied here; without decoding the rest."""
+    return '"attempts": [' in (headers or {}).get(HEADER, "")
 
 
 def decode_history(stored: Stored | None) -> History:
