@@ -1,11 +1,12 @@
 """`meshway engine`: where state lives, and moving it."""
 
+import logging
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -66,7 +67,7 @@ def _copy(*, data: Path, to: str, verify_only: bool, show_secret_key: bool, conf
       meshway engine copy --from meshway-data --to nats://10.0.0.1 --verify-only --json
     """
     shown = _Shown(as_json=as_json)
-    with kernel_failures():
+    with kernel_failures(), _only_errors_logged():
         settings, clock = _read_settings(config), SystemClock()
         plan = plan_copy(data, _nats_settings(settings, to), secret_key=settings.secret_key)
         if verify_only:
@@ -84,6 +85,18 @@ def _copy(*, data: Path, to: str, verify_only: bool, show_secret_key: bool, conf
             _print_next(_shown_key(settings, key_file, is_asked=show_secret_key), to)
     if outcome.differences:
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """That a connection broke and is tried again is for the log of a hub; here the outcome says all there is to do."""
+    logger = logging.getLogger("meshway")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _read_settings(config: Path | None) -> Settings:
