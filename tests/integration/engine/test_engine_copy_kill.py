@@ -19,7 +19,7 @@ from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.ports import FromSequence, KvPut, LogAppend, LogTrim, QueueAppend
 from meshway.kernel.clock import SystemClock
 from support.copied_hub import opened_directory
-from support.nats_process import running_nats
+from support.nats_process import running_cluster, running_nats
 
 _KEYS, _SUBJECTS, _ENTRIES, _MESSAGES, _BLOBS = 1_000, 20, 2_000, 1_000, 12
 _BLOB_BYTES = 700_000
@@ -142,6 +142,28 @@ async def test_a_copy_waits_for_a_server_that_was_killed(directory: Path, tmp_pa
                 await _until_stored(jetstream, stream, stored)
                 server.kill()
                 server.start()
+            outcome = await copy
+        assert not outcome.differences
+        await _check(settings)
+
+
+@pytest.mark.soak
+async def test_a_copy_goes_on_while_servers_of_a_cluster_die_one_after_the_other(
+    directory: Path, tmp_path: Path
+) -> None:
+    with running_cluster(tmp_path / "nats") as servers:
+        settings = NatsSettings(servers=tuple(server.url for server in servers))
+        async with asyncio.TaskGroup() as group:
+            copy = group.create_task(
+                copy_to_nats(CopyPlan(data_dir=directory, nats=settings), clock=SystemClock(), progress=lambda *_: None)
+            )
+            async with _jetstream(settings) as jetstream:
+                moments = (("MW_KV", 300), ("MW_LOG", 100), ("MW_LOG", 900), ("MW_QUEUE", 100), ("MW_BLOB", 4))
+                for number, (stream, stored) in enumerate(moments):
+                    await _until_stored(jetstream, stream, stored)
+                    servers[number % 3].kill()
+                    await _until_stored(jetstream, stream, stored)
+                    servers[number % 3].start()
             outcome = await copy
         assert not outcome.differences
         await _check(settings)
