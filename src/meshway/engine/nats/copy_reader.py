@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 from meshway.engine.nats.blobs import NatsBlobs
 from meshway.engine.nats.copy_mark import read_mark
 from meshway.engine.nats.copy_records import CopyRecords
-from meshway.engine.nats.engine import open_streams
+from meshway.engine.nats.copy_streams import opened_streams
 from meshway.engine.nats.failures import ApiError, Unanswered
 from meshway.engine.nats.jetstream import JetStream, Stored
 from meshway.engine.nats.key_value import NatsKeyValue
-from meshway.engine.nats.link import Link
 from meshway.engine.nats.queue_books import BOOKS_PREFIX, decode_book
 from meshway.engine.nats.retries import Retries, read_patiently
 from meshway.engine.nats.settings import NatsSettings
@@ -31,14 +30,10 @@ _LAGGING_PAUSE_S = 0.05
 @asynccontextmanager
 async def open_copy_reader(settings: NatsSettings) -> AsyncIterator["NatsCopyReader"]:
     """Raises: Conflict where nothing was copied to, EngineUnavailable."""
-    link = await Link.open(settings)
-    try:
-        jetstream, layout = await open_streams(link, settings)
+    async with opened_streams(settings) as (jetstream, layout):
         if await read_mark(NatsKeyValue(jetstream, layout.for_own_keys(), settings)) is None:
             raise Conflict("No data directory was copied into this mesh; is the `prefix` under [nats] the right one?")
         yield NatsCopyReader(jetstream, layout, settings)
-    finally:
-        await link.close()
 
 
 class NatsCopyReader:

@@ -22,11 +22,10 @@ from msgspec.structs import replace
 from meshway.engine.nats.blobs import NatsBlobs
 from meshway.engine.nats.copy_mark import CopyMark, read_mark, write_mark
 from meshway.engine.nats.copy_records import CopyRecords, StreamMessage
-from meshway.engine.nats.engine import open_streams
+from meshway.engine.nats.copy_streams import opened_streams
 from meshway.engine.nats.failures import FULL_CODES, ApiError, Unanswered, error_of
 from meshway.engine.nats.jetstream import Ack, JetStream, Stored
 from meshway.engine.nats.key_value import NatsKeyValue
-from meshway.engine.nats.link import Link
 from meshway.engine.nats.log_entries import EXPECTED_LAST, as_batch, size_of, total_of
 from meshway.engine.nats.queue_books import book_put
 from meshway.engine.nats.retries import Retries
@@ -67,12 +66,8 @@ Found = TypeVar("Found")
 @asynccontextmanager
 async def open_copy_writer(settings: NatsSettings, *, clock: Clock) -> AsyncIterator["NatsCopyWriter"]:
     """Raises: EngineUnavailable with what to do."""
-    link = await Link.open(settings)
-    try:
-        jetstream, layout = await open_streams(link, settings)
+    async with opened_streams(settings) as (jetstream, layout):
         yield NatsCopyWriter(jetstream, layout, settings, clock)
-    finally:
-        await link.close()
 
 
 class NatsCopyWriter:
