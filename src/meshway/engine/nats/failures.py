@@ -17,8 +17,9 @@ __all__ = [
 
 # Decided: the expected last sequence is not the last one.
 WRONG_LAST = 10071
-# The same answer while the write before is still on its way through the cluster: it may be right in a moment.
-UNDECIDED_CODES = frozenset({10164})
+# The write before (10164), or one with the same message id (10158), is still on its way through the cluster, or too
+# many are (10167): the same publish is answered in a moment.
+UNDECIDED_CODES = frozenset({10158, 10164, 10167})
 STREAM_NOT_FOUND = 10059
 STREAM_NAME_IN_USE = 10058
 CONSUMER_NOT_FOUND = 10014

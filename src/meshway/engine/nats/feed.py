@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 1.0
 _SILENCE_S = 2.5
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 2.0
+# A cluster may place a consumer on a node that just died, and then does not answer; the next one is placed elsewhere.
+_MAKE_TIMEOUT_MS = 1_500
 # The server forgets a consumer that nobody listens to after so long.
 _INACTIVE_S = 30
 _NANOSECONDS = 1_000_000_000
@@ -101,7 +103,8 @@ class StreamFeed:
             await self._begins()
         subscription = await link.subscribe(inbox, self._on_message)
         try:
-            made = await self._jetstream.api(f"CONSUMER.CREATE.{self._stream}", self._request(inbox))
+            verb, body = f"CONSUMER.CREATE.{self._stream}", self._request(inbox)
+            made = await self._jetstream.api(verb, body, timeout_ms=_MAKE_TIMEOUT_MS)
             self._consumer = made.name
             if not self._ready.is_set():
                 self._floor = max(self._floor, made.delivered.stream_seq)

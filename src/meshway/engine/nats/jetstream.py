@@ -61,11 +61,12 @@ class JetStream:
         data = b"" if body is None else _encode(body)
         return _api_answer(await self.link.ask(Ask(self._api + verb, data), timeout_ms=timeout_ms))
 
-    async def api_all(self, calls: Sequence[tuple[str, object]]) -> Sequence[ApiAnswer | ApiError | Unanswered]:
+    async def api_all(
+        self, calls: Sequence[tuple[str, object]], *, timeout_ms: int | None = None
+    ) -> Sequence[ApiAnswer | ApiError | Unanswered]:
         """Many calls at once, each with its own outcome."""
-        answers = await self.link.ask_all(
-            [Ask(self._api + verb, b"" if body is None else _encode(body)) for verb, body in calls]
-        )
+        asks = [Ask(self._api + verb, b"" if body is None else _encode(body)) for verb, body in calls]
+        answers = await self.link.ask_all(asks, timeout_ms=timeout_ms)
         found: list[ApiAnswer | ApiError | Unanswered] = []
         for answer in answers:
             try:

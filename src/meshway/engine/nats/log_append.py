@@ -32,8 +32,6 @@ _HEADER_BYTES_MAX = 60_000
 _CONFLICTS_AT_ONCE = 4
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.01, 0.25
 _DOUBTS_MAX = 20_000
-# A publish with the same message id is under way; too many are under way.
-_PASSING_CODES = UNDECIDED_CODES | {10158, 10167}
 
 
 class _Call:
@@ -317,7 +315,7 @@ class LogWriter:
             if lane.conflicts > _CONFLICTS_AT_ONCE:
                 lane.slow_down("other hubs write to this subject all the time")
             lane.forget_end()
-        elif failure.code in _PASSING_CODES:
+        elif failure.code in UNDECIDED_CODES:
             lane.slow_down(failure.description)
         elif failure.code in FULL_CODES or len(plan.writes) == 1:
             self._fail(lane, list(lane.items), error_of(failure))

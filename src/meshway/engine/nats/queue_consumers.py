@@ -7,7 +7,6 @@ counts from when the oldest pull that it may answer was sent, because the server
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,14 +23,15 @@ from meshway.kernel.errors import EngineUnavailable
 
 __all__ = ["Arrival", "Consumers", "Inbox", "Lane"]
 
-_log = logging.getLogger(__name__)
-
 _NANOSECONDS_PER_MS = 1_000_000
 # The server forgets a consumer that nobody asks for so long.
 _INACTIVE_MS = 300_000
 # Held and backing off messages of one consumer; more are not handed out.
 _PENDING_MAX = 100_000
 _ANSWER_TIMEOUT_S = 2.0
+# A cluster does not answer whoever makes or deletes a consumer that is being deleted or made at that moment. Either is
+# safe to repeat, so neither is waited for long.
+_CHANGE_TIMEOUT_MS = 1_000
 # How long a part of an ordered queue is asked; one whose message is held does not answer.
 _PART_WAIT_MS = 50
 # A parked pull of which nothing was heard for so long after its end is over.
@@ -191,11 +191,7 @@ class Consumers:
 
     async def close_inbox(self, inbox: Inbox, lanes: Sequence[Lane]) -> None:
         """What is on its way still arrives, before this returns."""
-        try:
-            # The library has no types for it.
-            await inbox.subscription.drain()  # type: ignore[no-untyped-call]
-        except Exception as error:  # noqa: BLE001  the connection is gone, and the pulls with it
-            _log.debug("nats_inbox_not_left", extra={"reason": str(error)})
+        await self._jetstream.link.leave(inbox.subscription)
         for lane in lanes:
             if lane.parked is not None:
                 self._end(lane.parked, "")
@@ -214,7 +210,8 @@ class Consumers:
 
     async def drop(self, queue: str) -> None:
         """Have all its consumers deleted, as far as there are any. Raises: ApiError, Unanswered."""
-        for answer in await self._jetstream.api_all([self._delete(queue, lane) for lane in LANES]):
+        calls = [self._delete(queue, lane) for lane in LANES]
+        for answer in await self._jetstream.api_all(calls, timeout_ms=_CHANGE_TIMEOUT_MS):
             if isinstance(answer, Unanswered) or (isinstance(answer, ApiError) and answer.code != CONSUMER_NOT_FOUND):
                 raise answer
 
@@ -238,14 +235,15 @@ class Consumers:
         stream = self._subjects.stream
         verb, body = f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config}
         try:
-            await self._jetstream.api(verb, body)
+            await self._jetstream.api(verb, body, timeout_ms=_CHANGE_TIMEOUT_MS)
         except ApiError as error:
             if error.code not in _OVERLAPPING:
                 raise
             # The queue became ordered, or is so no more: the lanes of before make room.
             others = PLAIN_LANES if lane.name in ORDERED_LANES else ORDERED_LANES
-            await self._jetstream.api_all([self._delete(lane.queue, other) for other in others])
-            await self._jetstream.api(verb, body)
+            calls = [self._delete(lane.queue, other) for other in others]
+            await self._jetstream.api_all(calls, timeout_ms=_CHANGE_TIMEOUT_MS)
+            await self._jetstream.api(verb, body, timeout_ms=_CHANGE_TIMEOUT_MS)
         lane.lease_ms, lane.is_made = lease_ms, True
 
     async def _check_room(self, lane: Lane) -> None:
