@@ -1,5 +1,6 @@
 """Appending: each message is one publish, filtered by its id; a dedupe id is stored in one batch with its message."""
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from meshway.engine.nats.retries import Retries
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.ports import Enqueued, QueueAppend, QueueFull, QueueOutcome, QueueSettings, Undecided
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import PayloadTooLarge
+from meshway.kernel.errors import EngineUnavailable, MeshwayError, PayloadTooLarge
 
 __all__ = ["QueueAppends", "batch_headers", "expiry_header", "schedule_headers", "unique_id"]
 
@@ -64,17 +65,25 @@ class QueueAppends:
         """For checked names, in order. Raises: StorageFull, PayloadTooLarge, EngineUnavailable."""
         outcomes: list[QueueOutcome | None] = [None] * len(messages)
         items: list[_Item] = []
+        failure: MeshwayError | None = None
         try:
             await self._plan(messages, items, outcomes)
             for together in self._cut(items):
-                await self._publish(together, outcomes)
+                failure = await self._publish(together, outcomes)
+                if failure is not None:
+                    break
         finally:
             for item in items:
                 if item.usage is not None:
                     is_kept = isinstance(outcomes[item.place], Enqueued)
                     tell = item.usage.landed if is_kept else item.usage.lost
                     tell(messages[item.place].message_id, item.size_bytes)
-        return [_NOT_ANSWERED if outcome is None else outcome for outcome in outcomes]
+        if failure is None:
+            return [_NOT_ANSWERED if outcome is None else outcome for outcome in outcomes]
+        if not any(isinstance(outcome, Enqueued | Undecided) for outcome in outcomes):
+            raise failure
+        # Some are kept, or may be: the others are to be repeated.
+        return [Undecided(reason=failure.detail) if outcome is None else outcome for outcome in outcomes]
 
     async def _plan(
         self, messages: Sequence[QueueAppend], items: list[_Item], outcomes: list[QueueOutcome | None]
@@ -140,21 +149,30 @@ class QueueAppends:
             runs[-1].append(item)
         return runs
 
-    async def _publish(self, items: list[_Item], outcomes: list[QueueOutcome | None]) -> None:
+    async def _publish(self, items: list[_Item], outcomes: list[QueueOutcome | None]) -> MeshwayError | None:
+        """Why those that have no outcome were not kept, for certain; None: all have one."""
         retries = Retries(self._timeout_ms)
+        failure: MeshwayError | None = None
         while items:
             asks = await self._asks(items)
             again: list[_Item] = []
             for item, answer in zip(items, await self._jetstream.publish(asks), strict=True):
                 outcome = _outcome(item, answer)
+                if isinstance(outcome, MeshwayError):
+                    failure = outcome
+                    continue
                 if outcome is None:
                     again.append(item)
                 outcomes[item.place] = outcome
             if again and not await retries.pause():
                 for item in again:
-                    outcomes[item.place] = Undecided(reason=item.reason)
-                return
+                    if item.was_unanswered:
+                        outcomes[item.place] = Undecided(reason=item.reason)
+                    else:
+                        failure = failure or EngineUnavailable(item.reason)
+                return failure
             items = again
+        return failure
 
     async def _asks(self, items: Sequence[_Item]) -> list[Ask]:
         asks: list[Ask] = []
@@ -162,9 +180,11 @@ class QueueAppends:
             headers = item.headers
             if item.mark is not None:
                 batch = secrets.token_hex(_UID_BYTES)
-                await self._jetstream.link.publish(
-                    item.mark.subject, headers={**(item.mark.headers or {}), **batch_headers(batch, 1)}
-                )
+                with contextlib.suppress(EngineUnavailable):
+                    # Then the one that ends the batch is not sent either, or is refused.
+                    await self._jetstream.link.publish(
+                        item.mark.subject, headers={**(item.mark.headers or {}), **batch_headers(batch, 1)}
+                    )
                 headers = {**headers, **batch_headers(batch, 2, is_last=True)}
             asks.append(Ask(item.subject, item.data, headers))
         return asks
@@ -195,8 +215,8 @@ def batch_headers(batch: str, number: int, *, is_last: bool = False) -> dict[str
     return headers
 
 
-def _outcome(item: _Item, answer: Ack | ApiError | Unanswered) -> QueueOutcome | None:
-    """None: it may or may not be stored, and is to be published again. Raises: StorageFull, EngineUnavailable."""
+def _outcome(item: _Item, answer: Ack | ApiError | Unanswered) -> QueueOutcome | MeshwayError | None:
+    """None: it may or may not be stored, and is to be published again. An error: it is not stored."""
     if isinstance(answer, Unanswered):
         item.was_unanswered = item.was_unanswered or not answer.nothing_happened
         item.reason = answer.reason
@@ -208,7 +228,10 @@ def _outcome(item: _Item, answer: Ack | ApiError | Unanswered) -> QueueOutcome |
     if answer.code in UNDECIDED_CODES or (answer.status == 503 and answer.code not in FULL_CODES):
         item.reason = str(answer)
         return None
-    raise error_of(answer) from answer
+    if item.was_unanswered:
+        # An earlier try may have been stored.
+        return Undecided(reason=str(answer))
+    return error_of(answer)
 
 
 def _expiry(message: QueueAppend, settings: QueueSettings, now_ms: int) -> int | None:
