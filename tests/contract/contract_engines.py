@@ -19,6 +19,7 @@ from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
 from meshway.engine.nats.engine import open_nats_engine
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.link import Link
+from meshway.engine.nats.measures import Measures
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout
 from meshway.engine.ports import Engine
@@ -44,7 +45,7 @@ async def embedded(folder: Path) -> AsyncIterator[Engine]:
 async def nats_single(folder: Path) -> AsyncIterator[Engine]:
     """One real server, on its own."""
     with running_nats(folder) as server:
-        engine = await open_nats_engine(NatsSettings(servers=(server.url,)), clock=SystemClock())
+        engine = await open_nats_engine(NatsSettings(servers=(server.url,)), clock=SystemClock(), metrics=NullMetrics())
         try:
             yield engine
         finally:
@@ -56,7 +57,7 @@ async def nats_cluster(folder: Path) -> AsyncIterator[Engine]:
     """Three real servers that are started once; each engine has a prefix, and so streams, of its own."""
     prefix = f"t{next(_numbers)}"
     settings = NatsSettings(servers=tuple(server.url for server in _cluster()), prefix=prefix)
-    engine = await open_nats_engine(settings, clock=SystemClock())
+    engine = await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())
     try:
         yield engine
     finally:
@@ -65,10 +66,10 @@ async def nats_cluster(folder: Path) -> AsyncIterator[Engine]:
 
 
 async def _remove_streams(settings: NatsSettings) -> None:
-    link = await Link.open(settings)
+    link = await Link.open(settings, Measures(NullMetrics()))
     try:
-        for config in Layout(settings).configs(settings, 3):
-            await JetStream(link, settings).api(f"STREAM.DELETE.{config['name']}")
+        for name in Layout(settings).configs(settings, 3):
+            await JetStream(link, settings).api(f"STREAM.DELETE.{name}")
     finally:
         await link.close()
 

@@ -19,17 +19,22 @@ _READY_WITHIN_S = 10.0
 class NatsProcess:
     """`start`, `kill` and `stop` it as often as a test likes; what it has stored stays in the folder."""
 
-    def __init__(self, folder: Path, *, options: str = "") -> None:
-        """`options` are lines of its configuration file. Syncs always: what it has answered is on the disk."""
+    def __init__(self, folder: Path, *, options: str = "", jetstream: str | None = "") -> None:
+        """`options` are lines of its configuration file, `jetstream` some of that block; None: it has none.
+
+        Syncs always: what it has answered is on the disk.
+        """
         self.folder = folder
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self._configuration = folder / "nats.conf"
         self._configuration.write_text(
             # Messages of 4 MiB and more travel inline where the server is told to take them.
-            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n'
-            f'jetstream {{ store_dir: "{folder / "store"}", sync_interval: always }}\n{options}\n'
+            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n{options}\n'
         )
+        if jetstream is not None:
+            with self._configuration.open("a") as file:
+                file.write(f'jetstream {{ store_dir: "{folder / "store"}", sync_interval: always\n{jetstream}\n}}\n')
         self.log = folder / "nats.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -77,8 +82,8 @@ class NatsProcess:
 
 
 @contextmanager
-def running_nats(folder: Path, *, options: str = "") -> Iterator[NatsProcess]:
-    server = NatsProcess(folder, options=options).start()
+def running_nats(folder: Path, *, options: str = "", jetstream: str | None = "") -> Iterator[NatsProcess]:
+    server = NatsProcess(folder, options=options, jetstream=jetstream).start()
     try:
         yield server
     finally:

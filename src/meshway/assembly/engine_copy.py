@@ -111,7 +111,7 @@ async def copy_to_nats(plan: CopyPlan, *, clock: Clock, progress: Progress) -> C
         if not await target.begin(start):
             return CopyOutcome(was_done=True)
         copied = {kind.value: await _copy(kind, source, target, start, progress) for kind in CopyKind}
-        async with open_mesh(settings) as reader:
+        async with open_mesh(settings, clock=clock) as reader:
             compared = await _Comparison(source, reader, clock).run(start, progress)
         outcome = CopyOutcome(copied=copied, compared=compared)
         if not outcome.differences:
@@ -121,7 +121,7 @@ async def copy_to_nats(plan: CopyPlan, *, clock: Clock, progress: Progress) -> C
 
 async def verify_copy(plan: CopyPlan, *, clock: Clock, progress: Progress) -> CopyOutcome:
     """Compare only. Raises: as `copy_to_nats`."""
-    async with _opened(plan, clock) as source, open_mesh(plan.nats) as reader:
+    async with _opened(plan, clock) as source, open_mesh(plan.nats, clock=clock) as reader:
         return CopyOutcome(compared=await _Comparison(source, reader, clock).run(await source.start(), progress))
 
 

@@ -29,7 +29,7 @@ async def open_engine(settings: Settings, *, clock: Clock, metrics: Metrics) -> 
 
         # The secret key is kept there, also where nothing else is.
         await asyncio.to_thread(lambda: data_dir.mkdir(parents=True, exist_ok=True, mode=0o700))
-        return await open_nats_engine(settings_of_engine(settings.engine, settings.nats), clock=clock)
+        return await open_nats_engine(settings_of_engine(settings.engine, settings.nats), clock=clock, metrics=metrics)
     engine = await open_embedded_engine(data_dir, settings=settings.embedded, clock=clock, metrics=metrics)
     # Workers that were without a hub for a while go on with what they hold, if they come back within a lease.
     renewed = await engine.queue.renew_found_leases()

@@ -30,6 +30,16 @@ _STOP_WITHIN_S = 20.0
 _POLL_S = 0.02
 # The hub's own limit on a body is 8 MiB; the server's default of 1 MiB would send every larger one through the blobs.
 _PAYLOAD_MAX = "8MB"
+_OF_OTHER_SERVERS = (
+    "credentials_file",
+    "nkey_seed_file",
+    "user",
+    "password",
+    "tls_ca_file",
+    "tls_certificate_file",
+    "tls_key_file",
+    "domain",
+)
 _CONFIGURATION = """\
 server_name: meshway
 listen: "127.0.0.1:{port}"
@@ -66,9 +76,10 @@ class LocalNats:
         self._process: subprocess.Popen[bytes] | None = None
 
     def joined_to(self, settings: NatsSettings) -> NatsSettings:
-        """`settings` with how to connect to this server."""
+        """`settings` with how to connect to this server, in place of whatever they say about others."""
+        strangers = dict.fromkeys(_OF_OTHER_SERVERS)
         servers = (f"nats://127.0.0.1:{self._port}",)
-        return msgspec.structs.replace(settings, servers=servers, token=self._token, synced=True)
+        return msgspec.structs.replace(settings, **{**strangers, "token": self._token}, servers=servers, synced=True)
 
     @property
     def pid(self) -> int:

@@ -52,7 +52,11 @@ def load_settings(*, file: Path | None, environ: Mapping[str, str], flags: Mappi
     origins |= converter.origins
     if problems:
         raise SettingsError(problems)
-    settings = _build(Settings, "", values)
+    try:
+        settings = _build(Settings, "", values)
+    except _Contradiction as error:
+        sources = [each.source for key, each in given.items() if key.startswith(f"{error.section}.")]
+        raise SettingsError([Problem(error.section, sources[0] if sources else "settings", str(error))]) from error
     problems = check_settings(settings, origins)
     if problems:
         raise SettingsError(problems)
@@ -73,7 +77,18 @@ def _struct(model: type[msgspec.Struct], prefix: str, values: Mapping[str, objec
                 arguments[field.name] = _struct(field.type, f"{key}.", values)
         elif key in values:
             arguments[field.name] = values[key]
-    return model(**arguments)
+    try:
+        return model(**arguments)
+    except ValueError as error:
+        raise _Contradiction(prefix.rstrip("."), str(error)) from error
+
+
+class _Contradiction(Exception):
+    """Settings of one section that cannot be together."""
+
+    def __init__(self, section: str, text: str) -> None:
+        super().__init__(text)
+        self.section = section
 
 
 def _resolved(key: str, value: object, folder: Path | None) -> object:

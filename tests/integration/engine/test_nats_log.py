@@ -24,6 +24,7 @@ from meshway.engine.ports import (
 )
 from meshway.kernel.clock import SystemClock
 from meshway.kernel.errors import EngineUnavailable, PayloadTooLarge, StorageFull
+from meshway.kernel.metrics import NullMetrics
 from support.nats_process import running_nats
 from support.tcp_proxy import TcpProxy, tcp_proxy
 
@@ -33,7 +34,7 @@ async def _engine(
     url: str, *, request_timeout_ms: int = 5_000, stream_bytes_max: int | None = None
 ) -> AsyncIterator[NatsEngine]:
     settings = NatsSettings(servers=(url,), request_timeout_ms=request_timeout_ms, stream_bytes_max=stream_bytes_max)
-    engine = await open_nats_engine(settings, clock=SystemClock())
+    engine = await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())
     try:
         yield engine
     finally:

@@ -168,6 +168,7 @@ timeut_ms = 5
         ("[hosts]\norigins = ['app.example']", "line 2: hosts.origins: 'app.example' is no origin"),
         ("public_url = 'hub.example'", "line 1: public_url: 'hub.example' is no base URL"),
         ("engine = 'redis://x'", "line 1: engine: expected embedded, or an address"),
+        ("[nats]\nuser = 'a'", "line 2: nats: user and password belong together"),
         ("engine = 'nats://a/b'", "line 1: engine: expected servers such as nats://a:4222,b:4222, got 'nats://a/b'"),
         ("engine = 'nats://a,,b'", "line 1: engine: expected servers such as"),
         ("secret_key = 'hunter2'", "line 1: secret_key: must be 32 random bytes"),

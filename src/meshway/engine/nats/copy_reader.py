@@ -18,6 +18,7 @@ from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout
 from meshway.engine.ports import BlobRef
 from meshway.engine.ports.copying import Copied, CopiedMessage, CopiedQueue, CopyKind, CopyPage
+from meshway.kernel.clock import Clock
 from meshway.kernel.errors import BlobNotFound, Conflict
 
 __all__ = ["NatsCopyReader", "open_copy_reader"]
@@ -28,9 +29,9 @@ _LAGGING_PAUSE_S = 0.05
 
 
 @asynccontextmanager
-async def open_copy_reader(settings: NatsSettings) -> AsyncIterator["NatsCopyReader"]:
+async def open_copy_reader(settings: NatsSettings, *, clock: Clock) -> AsyncIterator["NatsCopyReader"]:
     """Raises: Conflict where nothing was copied to, EngineUnavailable."""
-    async with opened_streams(settings) as (jetstream, layout):
+    async with opened_streams(settings, clock) as (jetstream, layout):
         if await read_mark(NatsKeyValue(jetstream, layout.for_own_keys(), settings)) is None:
             raise Conflict("No data directory was copied into this mesh; is the `prefix` under [nats] the right one?")
         yield NatsCopyReader(jetstream, layout, settings)

@@ -66,7 +66,7 @@ Found = TypeVar("Found")
 @asynccontextmanager
 async def open_copy_writer(settings: NatsSettings, *, clock: Clock) -> AsyncIterator["NatsCopyWriter"]:
     """Raises: EngineUnavailable with what to do."""
-    async with opened_streams(settings) as (jetstream, layout):
+    async with opened_streams(settings, clock) as (jetstream, layout):
         yield NatsCopyWriter(jetstream, layout, settings, clock)
 
 

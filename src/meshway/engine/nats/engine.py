@@ -1,87 +1,58 @@
 """open_nats_engine: the connection, the streams, and the five ports on them."""
 
-import asyncio
-import logging
 from collections.abc import Sequence
 
 from meshway.engine.nats.blobs import NatsBlobs
 from meshway.engine.nats.bus import NatsBus
 from meshway.engine.nats.copy_mark import refuse_half_a_copy
-from meshway.engine.nats.failures import ApiError, Unanswered, error_of
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.key_value import NatsKeyValue
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.log import NatsLog
+from meshway.engine.nats.measures import Measures
 from meshway.engine.nats.nodes import read_nodes
+from meshway.engine.nats.owned_tasks import OwnedTasks
+from meshway.engine.nats.preparing import prepare_jetstream
 from meshway.engine.nats.queue import NatsQueue
 from meshway.engine.nats.queue_admin import NatsQueueAdmin
 from meshway.engine.nats.settings import NatsSettings
-from meshway.engine.nats.streams import Layout, ensure_streams
+from meshway.engine.nats.streams import Layout
+from meshway.engine.nats.upkeep import Upkeep
 from meshway.engine.ports import EngineHealth, EngineNode
 from meshway.kernel.clock import Clock
-from meshway.kernel.errors import EngineUnavailable
+from meshway.kernel.metrics import Metrics
 
-__all__ = ["NatsEngine", "open_nats_engine", "open_streams"]
+__all__ = ["NatsEngine", "open_nats_engine"]
 
-_log = logging.getLogger(__name__)
-
-# Message schedules and atomic batches came with server 2.12; older ones report a lower level of the API.
-_API_LEVEL_MIN = 2
-_CLUSTER_REPLICAS = 3
-_RETRY_S = 0.25
 # Beyond it a value goes to Blobs; servers take messages of 1 MiB unless told otherwise, headers included.
 _INLINE_BYTES_MAX = 512 * 1024
 
 
-async def open_nats_engine(settings: NatsSettings, *, clock: Clock) -> "NatsEngine":
+async def open_nats_engine(settings: NatsSettings, *, clock: Clock, metrics: Metrics) -> "NatsEngine":
     """Connect, make or update the streams, and wait for a cluster that is still electing.
 
     Raises: EngineUnavailable with what to do.
     """
-    link = await Link.open(settings)
+    measures = Measures(metrics)
+    link = await Link.open(settings, measures)
     try:
-        jetstream, layout = await open_streams(link, settings)
-        engine = NatsEngine(link, jetstream, layout, settings=settings, clock=clock)
+        jetstream, layout = JetStream(link, settings), Layout(settings)
+        replicas = await prepare_jetstream(jetstream, layout, settings, clock)
+        upkeep = Upkeep(jetstream, layout.configs(settings, replicas), measures=measures, clock=clock)
+        engine = NatsEngine(jetstream, layout, settings=settings, upkeep=upkeep, clock=clock)
         await engine.start()
     except BaseException:
         await link.close()
         raise
+    metrics.gauge_read_from(
+        "meshway_engine_nats_connected", "1 while the hub is connected to NATS", lambda: float(link.is_connected)
+    )
+    metrics.gauge_read_from(
+        "meshway_engine_nats_requests_in_flight",
+        "Publishes and other requests that wait for NATS to answer",
+        lambda: float(link.in_flight),
+    )
     return engine
-
-
-async def open_streams(link: Link, settings: NatsSettings) -> tuple[JetStream, Layout]:
-    """The streams, made or brought up to date. Raises: EngineUnavailable with what to do."""
-    _check_server(link)
-    jetstream, layout = JetStream(link, settings), Layout(settings)
-    replicas = settings.replicas or (_CLUSTER_REPLICAS if link.server_info.cluster else 1)
-    await _ensure_streams(jetstream, layout, settings, replicas)
-    return jetstream, layout
-
-
-def _check_server(link: Link) -> None:
-    info = link.server_info
-    if not info.has_jetstream:
-        raise EngineUnavailable("This NATS server runs without JetStream; start it with -js or a jetstream block.")
-    if info.api_level < _API_LEVEL_MIN:
-        text = f"This NATS server is {info.version}; Meshway needs 2.12 or newer."
-        raise EngineUnavailable(text)
-
-
-async def _ensure_streams(jetstream: JetStream, layout: Layout, settings: NatsSettings, replicas: int) -> None:
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + settings.start_timeout_ms / 1000
-    while True:
-        try:
-            await ensure_streams(jetstream, layout, settings, replicas)
-            return
-        except Unanswered as failure:
-            if loop.time() >= ends_at:
-                text = f"JetStream does not answer, so its streams cannot be made: {failure.reason}"
-                raise EngineUnavailable(text) from None
-            _log.info("nats_waiting_for_jetstream", extra={"reason": failure.reason})
-            await asyncio.sleep(_RETRY_S)
-        except ApiError as failure:
-            raise error_of(failure) from failure
 
 
 class NatsEngine:
@@ -92,11 +63,13 @@ class NatsEngine:
     inline_bytes_max = _INLINE_BYTES_MAX
 
     def __init__(
-        self, link: Link, jetstream: JetStream, layout: Layout, *, settings: NatsSettings, clock: Clock
+        self, jetstream: JetStream, layout: Layout, *, settings: NatsSettings, upkeep: Upkeep, clock: Clock
     ) -> None:
-        self._link = link
+        self._link = link = jetstream.link
         self._jetstream, self._layout = jetstream, layout
         self._settings = settings
+        self._upkeep = upkeep
+        self._tasks = OwnedTasks()
         self._key_value = NatsKeyValue(jetstream, layout, settings)
         self._own_keys = NatsKeyValue(jetstream, layout.for_own_keys(), settings)
         self._log = NatsLog(jetstream, layout, settings)
@@ -143,16 +116,24 @@ class NatsEngine:
         await refuse_half_a_copy(self._own_keys)
         for port in (self._key_value, self._own_keys, self._log, self._bus, self._queue):
             await port.start()
+        self._upkeep.on_remade(self._on_remade)
+        self._tasks.start(self._upkeep.run(), name="meshway-nats-upkeep")
 
     async def health(self) -> EngineHealth:
-        if self._link.is_connected:
-            return EngineHealth(writable=True)
-        return EngineHealth(writable=False, reason=self._link.trouble)
+        if not self._link.is_connected:
+            return EngineHealth(writable=False, reason=self._link.trouble)
+        reason = self._link.denied or self._upkeep.trouble
+        return EngineHealth(writable=not reason, reason=reason or None)
 
     async def nodes(self) -> Sequence[EngineNode]:
         return await read_nodes(self._jetstream, self._layout)
 
     async def close(self) -> None:
+        await self._tasks.close()
         for port in (self._queue, self._bus, self._log, self._own_keys, self._key_value):
             await port.close()
         await self._link.close()
+
+    async def _on_remade(self, stream: str) -> None:
+        if stream == self._layout.kv_stream:
+            await self._queue.keep_secret()

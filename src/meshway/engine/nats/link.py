@@ -8,16 +8,19 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from meshway.engine.nats.client import LACKS_PERMISSION, NatsClient
+from meshway.engine.nats.credentials import CredentialsError
 from meshway.engine.nats.failures import Unanswered
+from meshway.engine.nats.measures import Measures
+from meshway.engine.nats.refusals import refusal_of_connection
 from meshway.engine.nats.settings import NatsSettings
 from meshway.kernel.errors import EngineUnavailable
 
@@ -53,36 +56,33 @@ class ServerInfo(NamedTuple):
 
     version: str
     api_level: int
-    has_jetstream: bool
     cluster: str
-
-
-class _Client(Client):
-    """The library looks at every character of a header's name, which is half of what reading a message costs."""
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        pairs = (line.partition(":") for line in raw.decode("utf-8", "replace").split("\r\n"))
-        return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+    # Of its JetStream; empty where it has none of its own.
+    domain: str
 
 
 class Link:
     """Used from one event loop, from `open` to `close`."""
 
-    def __init__(self, settings: NatsSettings) -> None:
+    def __init__(self, settings: NatsSettings, measures: Measures) -> None:
         self._settings = settings
-        self._client = _Client()
+        self._measures = measures
+        self._client = NatsClient(settings)
         self._inbox = ""
         self._asked = 0
         # By the last token of the reply subject.
         self._waiting: dict[str, Callable[[Msg | Unanswered], None]] = {}
         self._listeners: list[Callable[[bool], None]] = []
         self._last_error = ""
+        # A subject that this user may not use: it stays so until somebody changes it.
+        self.denied = ""
+        # Somebody was not answered: whoever looks after the streams waits for this.
+        self.unanswered = asyncio.Event()
 
     @classmethod
-    async def open(cls, settings: NatsSettings) -> "Link":
+    async def open(cls, settings: NatsSettings, measures: Measures) -> "Link":
         """Connect. Raises: EngineUnavailable with what to look at."""
-        link = cls(settings)
+        link = cls(settings, measures)
         try:
             await link._connect()
         except BaseException:
@@ -90,6 +90,11 @@ class Link:
                 await link._client.close()
             raise
         return link
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way."""
+        return len(self._waiting)
 
     async def close(self) -> None:
         """Idempotent."""
@@ -109,8 +114,8 @@ class Link:
         return ServerInfo(
             version=str(said.get("version", "")),
             api_level=int(said.get("api_lvl", 0)),
-            has_jetstream=bool(said.get("jetstream")),
             cluster=said.get("cluster") or "",
+            domain=said.get("domain") or "",
         )
 
     @property
@@ -169,7 +174,11 @@ class Link:
             for token in tokens:
                 self._waiting.pop(token, None)
         late = Unanswered("NATS did not answer in time; it may have no leader at this moment")
-        return [late if answer is None else _judged(answer) for answer in found]
+        judged = [late if answer is None else _judged(answer) for answer in found]
+        missing = sum(isinstance(answer, Unanswered) for answer in judged)
+        if missing:
+            self._miss(missing)
+        return judged
 
     async def collect(self, ask: Ask, take: Callable[[Answer], bool], *, timeout_ms: int | None = None) -> None:
         """Give every answer to `take` until it says that it was the last. Raises: Unanswered."""
@@ -191,12 +200,13 @@ class Link:
                 await self._publish(ask, reply=f"{self._inbox}.{token}")
                 failure = await done
         except TimeoutError:
-            raise Unanswered("NATS did not answer in time") from None
+            failure = Unanswered("NATS did not answer in time")
         except EngineUnavailable as error:
-            raise Unanswered(error.detail, nothing_happened=True) from None
+            failure = Unanswered(error.detail, nothing_happened=True)
         finally:
             self._waiting.pop(token, None)
         if failure is not None:
+            self._miss(1)
             raise failure
 
     # Plain messages
@@ -245,21 +255,24 @@ class Link:
             raise EngineUnavailable(f"NATS cannot be listened to: {_text(error)}") from error
 
     async def leave(self, subscription: Subscription) -> None:
-        """End what `hear` began; what the server had sent before is heard until this returns."""
+        """End what `hear` or `subscribe` began; what the server had sent before is heard until this returns."""
         try:
             if self._client.is_connected:
-                async with asyncio.timeout(_LEAVE_S):
-                    await subscription.drain()  # type: ignore[no-untyped-call] # the library leaves it so
+                with _cancellable():
+                    async with asyncio.timeout(_LEAVE_S):
+                        await subscription.drain()  # type: ignore[no-untyped-call] # the library leaves it so
         except (TimeoutError, nats.errors.Error) as error:
             _log.debug("nats_subscription_not_drained", extra={"reason": _text(error)})
         finally:
-            # The library would begin one that could not be drained again after a reconnect.
+            # The library would begin one that could not be drained again after a reconnect, and keep its task.
+            subscription._stop_processing()
             self._client._remove_sub(subscription._id)
 
     async def flush(self) -> None:
         """Until the server has seen everything that was sent before. Raises: EngineUnavailable."""
         try:
-            await self._client.flush(timeout=max(1, self._settings.request_timeout_ms // 1000))
+            with _cancellable():
+                await self._client.flush(timeout=max(1, self._settings.request_timeout_ms // 1000))
         except nats.errors.Error as error:
             raise EngineUnavailable(f"NATS does not answer: {_text(error)}") from error
 
@@ -288,6 +301,10 @@ class Link:
         if waiting is not None:
             waiting(message)
 
+    def _miss(self, count: int) -> None:
+        self._measures.unanswered.inc(count)
+        self.unanswered.set()
+
     def _fail_all(self, reason: str) -> None:
         for waiting in list(self._waiting.values()):
             waiting(Unanswered(reason))
@@ -297,11 +314,12 @@ class Link:
     async def _connect(self) -> None:
         settings = self._settings
         try:
+            signer = self._client.signer()
             async with asyncio.timeout(settings.start_timeout_ms / 1000):
                 await self._client.connect(
                     list(settings.servers),
                     name="meshway",
-                    error_cb=self._on_error,
+                    error_cb=self._on_error_at_start,
                     disconnected_cb=self._on_disconnected,
                     reconnected_cb=self._on_reconnected,
                     connect_timeout=_CONNECT_TIMEOUT_S,
@@ -311,8 +329,7 @@ class Link:
                     ping_interval=_PING_INTERVAL_S,
                     pending_size=-1,
                     skip_subject_validation=True,
-                    user_credentials=settings.credentials_file,
-                    nkeys_seed=settings.nkey_seed_file,
+                    signature_cb=signer,
                     user=settings.user,
                     password=settings.password,
                     token=settings.token,
@@ -320,8 +337,12 @@ class Link:
                 )
         except TimeoutError:
             raise EngineUnavailable(f"No NATS server answers at {self._where()}: {self.trouble}") from None
+        except CredentialsError as error:
+            raise EngineUnavailable(f"Who this hub is to NATS cannot be shown: {error}") from error
         except (nats.errors.Error, OSError, ValueError) as error:
             raise EngineUnavailable(f"NATS at {self._where()} cannot be used: {error}") from error
+        # What a running hub meets may pass.
+        self._client._error_cb = self._on_error
         self._inbox = self._client.new_inbox()
         await self.subscribe(f"{self._inbox}.*", self._heard)
 
@@ -340,8 +361,18 @@ class Link:
     def _where(self) -> str:
         return ", ".join(server.rpartition("@")[2] for server in self._settings.servers)
 
+    async def _on_error_at_start(self, error: Exception) -> None:
+        """Raises: EngineUnavailable where waiting would not help; it ends the library's tries."""
+        refusal = refusal_of_connection(error, self._settings)
+        if refusal is not None:
+            raise EngineUnavailable(f"NATS at {self._where()} cannot be used: {refusal}")
+        await self._on_error(error)
+
     async def _on_error(self, error: Exception) -> None:
+        self._measures.errors.labels(type(error).__name__).inc()
         text = _text(error)
+        if LACKS_PERMISSION in text.lower():
+            self.denied = text
         if text != self._last_error:
             _log.warning("nats_error", extra={"reason": text})
         self._last_error = text
@@ -358,9 +389,23 @@ class Link:
 
     async def _on_reconnected(self) -> None:
         _log.info("nats_reconnected")
-        self._last_error = ""
+        self._measures.reconnects.inc()
+        self._last_error = self.denied = ""
         for listener in self._listeners:
             listener(True)
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """Around calls in which the library uses `asyncio.wait_for`.
+
+    Python 3.11's forgets a cancellation that comes together with the answer, and the task would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 class _EachMessage(asyncio.Future[Msg]):

@@ -71,13 +71,15 @@ class NatsQueue:
         )
         self._leasing: Leasing | None = None
         self._settling: Settling | None = None
+        self._secret = b""
         self._noticed: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def start(self) -> None:
         """Raises: EngineUnavailable."""
         await self.books.start()
         await self.consumers.start()
-        ids = DeliveryIds(await self.books.secret())
+        self._secret = await self.books.secret()
+        ids = DeliveryIds(self._secret)
         admission = Admission(
             self.jetstream,
             books=self.books,
@@ -99,6 +101,10 @@ class NatsQueue:
         self._settling = Settling(
             self.jetstream, records=self.records, burials=self.burials, held=self.held, ids=ids, clock=self.clock
         )
+
+    async def keep_secret(self) -> None:
+        """The keys were lost: what delivery ids are signed with is known here, and must be the same for all hubs."""
+        await self.books.keep_secret(self._secret)
 
     async def close(self) -> None:
         """Idempotent. What is held by workers stays theirs until their leases end."""

@@ -26,7 +26,7 @@ from meshway.engine.ports import (
     QueueSettings,
     SubscriptionLost,
 )
-from meshway.kernel.errors import EngineUnavailable
+from meshway.kernel.errors import EngineUnavailable, MeshwayError
 
 __all__ = ["BOOKS_PREFIX", "QueueBook", "QueueBooks", "book_put", "decode_book"]
 
@@ -97,6 +97,17 @@ class QueueBooks:
                     return value
             if not await retries.pause():
                 raise EngineUnavailable("NATS does not say what delivery ids are signed with")
+
+    async def keep_secret(self, secret: bytes) -> None:
+        """Where there is none any more."""
+        try:
+            (outcome,) = await self._key_value.write([KvCreate(key=_SIGNING_KEY, value=secret)])
+        except MeshwayError as error:
+            _log.error("nats_queue_signing_key_not_kept", extra={"reason": error.detail})
+            return
+        if isinstance(outcome, KvConflict) and outcome.current is not None and outcome.current.value != secret:
+            # A hub that started in this moment made another one: what either hands out the other cannot settle.
+            _log.error("nats_queue_signing_keys_differ", extra={"advice": "restart the hubs one by one"})
 
     def settings(self, queue: str) -> QueueSettings:
         book = self._books.get(queue)

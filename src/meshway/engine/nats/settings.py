@@ -35,7 +35,7 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # PEM; the key of that certificate.
     tls_key_file: str | None = None
     # The JetStream domain, where the cluster has several.
-    domain: str | None = None
+    domain: Annotated[str, msgspec.Meta(pattern=r"^[^.*>\s]+$")] | None = None
     # First token of all subjects and of the names of streams: several meshes on one cluster.
     prefix: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,32}$")] = "mw"
     # Copies of everything; None: three in a cluster, one on a single server.
@@ -61,6 +61,26 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # Subjects whose last number is kept in memory (about 300 bytes each).
     subjects_cached_max: Annotated[int, msgspec.Meta(ge=1)] = 20_000
 
+    def __post_init__(self) -> None:
+        """Raises: ValueError for settings that contradict each other."""
+        ways = [
+            name for name in ("credentials_file", "nkey_seed_file", "user", "token") if getattr(self, name) is not None
+        ]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)}: set one of them, for a hub is one user to NATS")
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password belong together: set both, or none")
+        if self.tls_key_file is not None and self.tls_certificate_file is None:
+            raise ValueError("tls_key_file is the key of tls_certificate_file: set that too")
+        if not self.servers:
+            raise ValueError("servers: name at least one, such as nats://127.0.0.1:4222")
+
+    @property
+    def wants_tls(self) -> bool:
+        """Then nothing is said to a server before the connection is encrypted."""
+        files = (self.tls_ca_file, self.tls_certificate_file)
+        return any(file is not None for file in files) or any(url.startswith(("tls:", "wss:")) for url in self.servers)
+
 
 def is_nats_engine(engine: str) -> bool:
     """Whether the setting `engine` asks for this adapter; its form is checked by `settings_of_engine`."""
@@ -78,11 +98,15 @@ def settings_of_engine(engine: str, settings: NatsSettings) -> NatsSettings:
     urls = list(_urls(engine))
     named = next((url for url in urls if url.username is not None), None)
     servers = tuple(f"{url.scheme}://{url.netloc.rpartition('@')[2]}" for url in urls)
-    if named is None:
-        return msgspec.structs.replace(settings, servers=servers)
-    if named.password is None:
-        return msgspec.structs.replace(settings, servers=servers, token=named.username)
-    return msgspec.structs.replace(settings, servers=servers, user=named.username, password=named.password)
+    identity: dict[str, str | None] = {}
+    if named is not None and named.password is None:
+        identity = {"token": named.username}
+    elif named is not None:
+        identity = {"user": named.username, "password": named.password}
+    try:
+        return msgspec.structs.replace(settings, servers=servers, **identity)
+    except ValueError as error:
+        raise _wrong(f"it says who we are, and so does [nats]: {error}") from error
 
 
 def _urls(engine: str) -> Iterator[SplitResult]:

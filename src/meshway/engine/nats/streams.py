@@ -13,7 +13,7 @@ from meshway.engine.nats.failures import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, A
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.settings import NatsSettings
 
-__all__ = ["Layout", "ensure_streams", "one_token"]
+__all__ = ["Layout", "ensure_stream", "one_token"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class Layout:
         own.kv = self._own_kv
         return own
 
-    def configs(self, settings: NatsSettings, replicas: int) -> list[dict[str, object]]:
-        """Of all streams."""
+    def configs(self, settings: NatsSettings, replicas: int) -> dict[str, Mapping[str, object]]:
+        """Of all streams, by name."""
         common: dict[str, object] = {
             "storage": "file",
             "num_replicas": replicas,
@@ -61,7 +61,7 @@ class Layout:
             "duplicate_window": settings.message_id_window_ms * _MS,
         }
         markers = {"subject_delete_marker_ttl": settings.marker_ttl_ms * _MS}
-        return [
+        configs: list[dict[str, object]] = [
             {
                 **common,
                 **markers,
@@ -93,31 +93,32 @@ class Layout:
                 "max_msgs_per_subject": 1,
             },
         ]
+        return {str(config["name"]): config for config in configs}
 
 
-async def ensure_streams(jetstream: JetStream, layout: Layout, settings: NatsSettings, replicas: int) -> None:
-    """Make what is missing and change what differs. Idempotent, and safe when many hubs start at once.
+async def ensure_stream(jetstream: JetStream, config: Mapping[str, object], *, now_ms: int) -> None:
+    """Make it where it is missing, change what differs. Idempotent, and safe when many hubs start at once.
+
+    A new stream's sequences are microseconds of the clock at first, so that one that is made again begins behind all
+    that its predecessor ever gave: positions and revisions of before are old, never wrong.
 
     Raises: ApiError, Unanswered.
     """
-    for config in layout.configs(settings, replicas):
-        await _ensure(jetstream, config)
-
-
-async def _ensure(jetstream: JetStream, config: Mapping[str, object]) -> None:
     name = config["name"]
-    try:
-        present = (await jetstream.api(f"STREAM.INFO.{name}")).config
-    except ApiError as error:
-        if error.code != STREAM_NOT_FOUND:
-            raise
+    while True:
         try:
-            await jetstream.api(f"STREAM.CREATE.{name}", config)
+            present = (await jetstream.api(f"STREAM.INFO.{name}")).config
+            break
+        except ApiError as error:
+            if error.code != STREAM_NOT_FOUND:
+                raise
+        try:
+            await jetstream.api(f"STREAM.CREATE.{name}", {**config, "first_seq": now_ms * 1_000})
         except ApiError as refused:
             if refused.code != STREAM_NAME_IN_USE:
                 raise
-            # Another hub was faster, with other settings: the last one to start decides.
-            await jetstream.api(f"STREAM.UPDATE.{name}", config)
+            # Another hub was faster, perhaps with other settings: the last one to start decides.
+            continue
         return
     changed = {key: value for key, value in config.items() if present.get(key, _default_of(value)) != value}
     if changed:

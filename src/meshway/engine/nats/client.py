@@ -1,0 +1,142 @@
+"""The client library's connection, where what it does costs too much, or ends the connection for good."""
+
+import asyncio
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import nats.errors
+from nats.aio.client import Client, Srv
+from nats.aio.transport import TcpTransport
+
+from meshway.engine.nats.credentials import CredentialsError, UserKey, read_credentials, read_nkey_seed
+from meshway.engine.nats.settings import NatsSettings
+
+__all__ = ["LACKS_PERMISSION", "NatsClient", "TlsNotOffered"]
+
+# What a server says of a subject that a user may not use; the connection stays.
+LACKS_PERMISSION = "permissions violation"
+_QUOTE = "'"
+_CLOSE_S = 0.5
+
+
+class TlsNotOffered(nats.errors.Error):
+    """The settings ask for TLS, the server does not: nothing, least of all a password, is sent in clear."""
+
+
+class _Identity(NamedTuple):
+    """Who we say we are. `jwt`: None for a bare key."""
+
+    key: UserKey
+    jwt: str | None
+
+
+class NatsClient(Client):
+    """One connection, made again for as long as it takes."""
+
+    def __init__(self, settings: NatsSettings) -> None:
+        super().__init__()
+        self._needs_tls = settings.wants_tls
+        self._read_identity = _identity_reader(settings)
+
+    def signer(self) -> Callable[[str], bytes] | None:
+        """What the library signs with. Raises: CredentialsError, so that a wrong file is known before all tries."""
+        if self._read_identity is None:
+            return None
+        self._read_identity()
+        return self._sign
+
+    def _sign(self, nonce: str) -> bytes:
+        """Called for each connection: files that were renewed meanwhile are in force."""
+        assert self._read_identity is not None
+        try:
+            identity = self._read_identity()
+        except CredentialsError as error:
+            raise nats.errors.Error(f"nats: {error}") from error
+        if identity.jwt is None:
+            self._public_nkey = identity.key.public
+        else:
+            jwt = identity.jwt.encode()
+            self._user_jwt_cb = lambda: jwt
+        return base64.b64encode(identity.key.sign(nonce.encode()))
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None and s.uri.scheme in ("nats", "tls"):
+            self._transport = _Transport()  # type: ignore[no-untyped-call] # the library leaves it so
+        await super()._connect_to_server(s)
+
+    def _connect_command(self) -> bytes:
+        if self._needs_tls and not self._server_info.get("tls_required"):
+            raise TlsNotOffered("nats: the server does not ask for TLS")
+        return super()._connect_command()
+
+    async def _process_connect_init(self) -> None:
+        """The library takes a connection that ended in the handshake for one that was made."""
+        await super()._process_connect_init()
+        if not self.is_connected:
+            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                if task is not None:
+                    task.cancel()
+            raise nats.errors.Error("nats: the server closed the connection while it was made")
+
+    async def _read_loop(self) -> None:
+        """Whatever ended the reading: without it there is no connection."""
+        await super()._read_loop()
+        if self.is_connected:
+            await self._lose(nats.errors.Error("nats: the reading ended"))
+
+    async def _process_err(self, err_msg: str) -> None:
+        """The library would never connect again, where credentials were renewed or a limit is not reached any more."""
+        error = nats.errors.Error(f"nats: {err_msg.strip().strip(_QUOTE)}")
+        if LACKS_PERMISSION in err_msg.lower():
+            await self._error_cb(error)
+        else:
+            await self._lose(error)
+
+    async def _lose(self, error: Exception) -> None:
+        await self._error_cb(error)
+        await self._process_op_err(error)
+
+    async def _process_pong(self) -> None:
+        """The answer to a flush that was cancelled meanwhile; the library would stop reading."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        """The library looks at every character of a header's name, which is half of what reading a message costs."""
+        pairs = (line.partition(":") for line in raw.decode("utf-8", "replace").split("\r\n"))
+        return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
+class _Transport(TcpTransport):
+    """One that is closed within a bound: after a failed handshake, or with a frozen server, TLS would wait on."""
+
+    def __bool__(self) -> bool:
+        """The library replaces one that was never connected."""
+        return True
+
+    async def wait_closed(self) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await super().wait_closed()  # type: ignore[no-untyped-call] # the library leaves it so
+        except TimeoutError:
+            if self._io_writer is not None:
+                self._io_writer.transport.abort()
+
+
+def _identity_reader(settings: NatsSettings) -> Callable[[], _Identity] | None:
+    if settings.credentials_file is not None:
+        credentials = Path(settings.credentials_file)
+
+        def read_both() -> _Identity:
+            jwt, key = read_credentials(credentials)
+            return _Identity(key, jwt)
+
+        return read_both
+    if settings.nkey_seed_file is not None:
+        seed = Path(settings.nkey_seed_file)
+        return lambda: _Identity(read_nkey_seed(seed), None)
+    return None
