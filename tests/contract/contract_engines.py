@@ -17,6 +17,7 @@ import pytest
 
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
 from meshway.engine.nats.engine import open_nats_engine
+from meshway.engine.nats.failures import Unanswered
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.measures import Measures
@@ -66,10 +67,16 @@ async def nats_cluster(folder: Path) -> AsyncIterator[Engine]:
 
 
 async def _remove_streams(settings: NatsSettings) -> None:
+    """All at once, and again: a busy cluster does not always say that it did."""
     link = await Link.open(settings, Measures(NullMetrics()))
     try:
-        for name in Layout(settings).configs(settings, 3):
-            await JetStream(link, settings).api(f"STREAM.DELETE.{name}")
+        calls = [(f"STREAM.DELETE.{name}", None) for name in Layout(settings).configs(settings, 3)]
+        async with asyncio.timeout(20):
+            while any(
+                isinstance(answer, Unanswered)
+                for answer in await JetStream(link, settings).api_all(calls, timeout_ms=1_000)
+            ):
+                pass
     finally:
         await link.close()
 

@@ -18,6 +18,10 @@ _BATCH_MAX = 1_000
 _NO_MESSAGES = "404"
 _END_OF_BATCH = "204"
 
+# What changes nothing. Servers drop it while a leader is elected, so it is asked again before anybody gives up.
+_QUESTIONS = ("INFO", "STREAM.INFO.", "STREAM.MSG.GET.", "CONSUMER.INFO.", "CONSUMER.NAMES.")
+_AGAIN_MS = 1_000
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -59,14 +63,16 @@ class JetStream:
     async def api(self, verb: str, body: object = None, *, timeout_ms: int | None = None) -> ApiAnswer:
         """One call, such as `STREAM.INFO.name`. Raises: ApiError, Unanswered."""
         data = b"" if body is None else _encode(body)
-        return _api_answer(await self.link.ask(Ask(self._api + verb, data), timeout_ms=timeout_ms))
+        again_ms = _AGAIN_MS if verb.startswith(_QUESTIONS) else None
+        return _api_answer(await self.link.ask(Ask(self._api + verb, data), timeout_ms=timeout_ms, again_ms=again_ms))
 
     async def api_all(
         self, calls: Sequence[tuple[str, object]], *, timeout_ms: int | None = None
     ) -> Sequence[ApiAnswer | ApiError | Unanswered]:
         """Many calls at once, each with its own outcome."""
         asks = [Ask(self._api + verb, b"" if body is None else _encode(body)) for verb, body in calls]
-        answers = await self.link.ask_all(asks, timeout_ms=timeout_ms)
+        again_ms = _AGAIN_MS if all(verb.startswith(_QUESTIONS) for verb, _ in calls) else None
+        answers = await self.link.ask_all(asks, timeout_ms=timeout_ms, again_ms=again_ms)
         found: list[ApiAnswer | ApiError | Unanswered] = []
         for answer in answers:
             try:
@@ -92,10 +98,12 @@ class JetStream:
         subject = f"{self._api}CONSUMER.MSG.NEXT.{stream}.{consumer}"
         await self.link.publish_with_reply(subject, _encode(body), reply=reply)
 
-    async def publish(self, messages: Sequence[Ask]) -> Sequence[Ack | ApiError | Unanswered]:
+    async def publish(
+        self, messages: Sequence[Ask], *, timeout_ms: int | None = None
+    ) -> Sequence[Ack | ApiError | Unanswered]:
         """Each into the stream that has its subject, in this order; each with its own outcome."""
         found: list[Ack | ApiError | Unanswered] = []
-        for answer in await self.link.ask_all(messages):
+        for answer in await self.link.ask_all(messages, timeout_ms=timeout_ms):
             if isinstance(answer, Unanswered):
                 found.append(answer)
                 continue
@@ -134,7 +142,7 @@ class JetStream:
         asks = [Ask(f"{self._api}DIRECT.GET.{stream}.{subject}") for subject in subjects]
         return [
             answer if isinstance(answer, Unanswered) else _direct_or_status(answer)
-            for answer in await self.link.ask_all(asks)
+            for answer in await self.link.ask_all(asks, again_ms=_AGAIN_MS)
         ]
 
     async def at(self, stream: str, seq: int) -> Stored | None:

@@ -41,6 +41,7 @@ _UNSENT_BYTES_MAX = 16 * 1024 * 1024
 _LEAVE_S = 2.0
 
 Answer = Msg
+_LATE = Unanswered("NATS did not answer in time; it may have no leader at this moment")
 
 
 class Ask(NamedTuple):
@@ -134,51 +135,50 @@ class Link:
 
     # Asking
 
-    async def ask(self, ask: Ask, *, timeout_ms: int | None = None) -> Answer:
+    async def ask(self, ask: Ask, *, timeout_ms: int | None = None, again_ms: int | None = None) -> Answer:
         """The first answer. Raises: Unanswered, also where nobody listens."""
-        (answer,) = await self.ask_all([ask], timeout_ms=timeout_ms)
+        (answer,) = await self.ask_all([ask], timeout_ms=timeout_ms, again_ms=again_ms)
         if isinstance(answer, Unanswered):
             raise answer
         return answer
 
-    async def ask_all(self, asks: Sequence[Ask], *, timeout_ms: int | None = None) -> Sequence[Answer | Unanswered]:
-        """All on their way before any is waited for; answers in the order of the questions."""
-        found: list[Answer | Unanswered | None] = [None] * len(asks)
-        left = len(asks)
-        done = asyncio.get_running_loop().create_future()
+    async def ask_all(
+        self, asks: Sequence[Ask], *, timeout_ms: int | None = None, again_ms: int | None = None
+    ) -> Sequence[Answer | Unanswered]:
+        """All on their way before any is waited for; answers in the order of the questions.
 
-        def take(place: int, answer: Msg | Unanswered) -> None:
-            nonlocal left
-            if found[place] is None:
-                found[place] = answer
-                left -= 1
-                if not left and not done.done():
-                    done.set_result(None)
-
-        tokens: list[str] = []
+        `again_ms`: what was not answered for so long is sent once more, and again; for what may be asked twice.
+        """
+        answers = _Answers(len(asks))
+        tokens = [self._token() for _ in asks]
+        for place, token in enumerate(tokens):
+            self._waiting[token] = partial(answers.take, place)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + (timeout_ms or self._settings.request_timeout_ms) / 1000
         try:
-            async with asyncio.timeout((timeout_ms or self._settings.request_timeout_ms) / 1000):
-                for place, ask in enumerate(asks):
-                    token = self._token()
-                    tokens.append(token)
-                    self._waiting[token] = partial(take, place)
-                    try:
-                        await self._publish(ask, reply=f"{self._inbox}.{token}")
-                    except EngineUnavailable as error:
-                        take(place, Unanswered(error.detail, nothing_happened=True))
-                if left:
-                    await done
-        except TimeoutError:
-            pass
+            while answers.left and (left_s := ends_at - loop.time()) > 0:
+                within_s = left_s if again_ms is None else min(left_s, again_ms / 1000)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(within_s):
+                        await self._send_unanswered(asks, tokens, answers)
+                        await answers.wait()
         finally:
             for token in tokens:
                 self._waiting.pop(token, None)
-        late = Unanswered("NATS did not answer in time; it may have no leader at this moment")
-        judged = [late if answer is None else _judged(answer) for answer in found]
+        judged = [_LATE if answer is None else _judged(answer) for answer in answers.found]
         missing = sum(isinstance(answer, Unanswered) for answer in judged)
         if missing:
             self._miss(missing)
         return judged
+
+    async def _send_unanswered(self, asks: Sequence[Ask], tokens: Sequence[str], answers: "_Answers") -> None:
+        for place, ask in enumerate(asks):
+            if answers.found[place] is not None:
+                continue
+            try:
+                await self._publish(ask, reply=f"{self._inbox}.{tokens[place]}")
+            except EngineUnavailable as error:
+                answers.take(place, Unanswered(error.detail, nothing_happened=True))
 
     async def collect(self, ask: Ask, take: Callable[[Answer], bool], *, timeout_ms: int | None = None) -> None:
         """Give every answer to `take` until it says that it was the last. Raises: Unanswered."""
@@ -393,6 +393,28 @@ class Link:
         self._last_error = self.denied = ""
         for listener in self._listeners:
             listener(True)
+
+
+class _Answers:
+    """Of many requests, as they come; the first one of each counts."""
+
+    def __init__(self, count: int) -> None:
+        self.found: list[Msg | Unanswered | None] = [None] * count
+        self.left = count
+        self._all: asyncio.Future[None] | None = None
+
+    def take(self, place: int, answer: Msg | Unanswered) -> None:
+        if self.found[place] is None:
+            self.found[place] = answer
+            self.left -= 1
+            if not self.left and self._all is not None and not self._all.done():
+                self._all.set_result(None)
+
+    async def wait(self) -> None:
+        """Until all are there."""
+        if self.left:
+            self._all = asyncio.get_running_loop().create_future()
+            await self._all
 
 
 @contextlib.contextmanager

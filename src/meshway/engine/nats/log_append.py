@@ -234,7 +234,7 @@ class LogWriter:
                 *members, commit = as_batch(messages)
                 await self._send_members(members)
                 asks.append(commit)
-        answers = await self._jetstream.publish(asks)
+        answers = await self._jetstream.publish(asks, timeout_ms=self._settings.try_timeout_ms)
         repeated: list[tuple[_Lane, Plan, int]] = []
         for (lane, plan), answer in zip(plans, answers, strict=True):
             if not isinstance(answer, Ack):

@@ -5,6 +5,7 @@ A cluster that is still electing, or has not found all its servers, is waited fo
 
 import asyncio
 import logging
+from collections.abc import Iterable, Mapping
 
 from meshway.engine.nats.failures import ApiError, Unanswered
 from meshway.engine.nats.jetstream import JetStream
@@ -40,8 +41,7 @@ async def prepare_jetstream(jetstream: JetStream, layout: Layout, settings: Nats
     while True:
         try:
             await jetstream.api("INFO", timeout_ms=_ANSWER_TIMEOUT_MS)
-            for config in layout.configs(settings, replicas).values():
-                await ensure_stream(jetstream, config, now_ms=clock.now_ms())
+            await _ensure_all(jetstream, layout.configs(settings, replicas).values(), clock.now_ms())
             return replicas
         except Unanswered as failure:
             denied = jetstream.link.denied
@@ -63,6 +63,20 @@ async def prepare_jetstream(jetstream: JetStream, layout: Layout, settings: Nats
                 raise refusal from failure
             reason = refusal.detail
         await waiting.pause(reason)
+
+
+async def _ensure_all(jetstream: JetStream, configs: Iterable[Mapping[str, object]], now_ms: int) -> None:
+    """At once: a cluster takes a while for each. Raises: ApiError, Unanswered."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for config in configs:
+                group.create_task(ensure_stream(jetstream, config, now_ms=now_ms))
+    except* (ApiError, Unanswered) as failures:
+        # The others were refused for the same reason, or come to nothing when this one is tried again.
+        failure = failures.exceptions[0]
+    else:
+        return
+    raise failure
 
 
 class _Waiting:

@@ -57,6 +57,7 @@ class QueueAppends:
         self._subjects = subjects
         self._books = books
         self._timeout_ms = settings.request_timeout_ms
+        self._try_timeout_ms = settings.try_timeout_ms
         self._together_max = settings.in_flight_max
         self._clock = clock
         self._limits = QueueLimits(jetstream, subjects, clock)
@@ -156,7 +157,8 @@ class QueueAppends:
         while items:
             asks = await self._asks(items)
             again: list[_Item] = []
-            for item, answer in zip(items, await self._jetstream.publish(asks), strict=True):
+            answers = await self._jetstream.publish(asks, timeout_ms=self._try_timeout_ms)
+            for item, answer in zip(items, answers, strict=True):
                 outcome = _outcome(item, answer)
                 if isinstance(outcome, MeshwayError):
                     failure = outcome

@@ -20,6 +20,8 @@ __all__ = ["QueueReads"]
 # Queues whose figures are asked for at once.
 _TOGETHER_MAX = 32
 _PAGE_MAX = 200
+# So long after the end of a lease the servers have it ready for another one; whoever counts it then can have it.
+_HANDED_OUT_AGAIN_MS = 100
 
 
 class QueueReads:
@@ -110,8 +112,8 @@ class QueueReads:
         verb = f"CONSUMER.INFO.{self._subjects.stream}."
         answers = await self._jetstream.api_all([(verb + self._subjects.consumer(queue, lane), None) for lane in lanes])
         pending = sum(answer.num_ack_pending for answer in answers if isinstance(answer, ApiAnswer))
-        now_ms = self._clock.now_ms()
-        due = sum(1 for held in self._held.of_queue(hash_of(queue)) if held.until_ms <= now_ms)
+        ended_ms = self._clock.now_ms() - _HANDED_OUT_AGAIN_MS
+        due = sum(1 for held in self._held.of_queue(hash_of(queue)) if held.until_ms <= ended_ms)
         return max(0, pending - due)
 
     async def _count(self, subject_filter: str) -> int:

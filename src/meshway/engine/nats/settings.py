@@ -12,6 +12,8 @@ __all__ = ["NatsSettings", "is_nats_engine", "settings_of_engine"]
 
 _SCHEMES = frozenset({"nats", "tls"})
 
+_TRY_MS_MIN = 100
+
 
 class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The defaults suit a server on the same machine."""
@@ -74,6 +76,11 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("tls_key_file is the key of tls_certificate_file: set that too")
         if not self.servers:
             raise ValueError("servers: name at least one, such as nats://127.0.0.1:4222")
+
+    @property
+    def try_timeout_ms(self) -> int:
+        """For one of several tries of what is safe to repeat: a request that met an election is lost, not late."""
+        return max(_TRY_MS_MIN, self.request_timeout_ms * 2 // 5)
 
     @property
     def wants_tls(self) -> bool:

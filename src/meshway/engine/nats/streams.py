@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 _MS = 1_000_000
 _UNLIMITED = -1
+# Of one try; a cluster now and then makes a stream and does not say so.
+_CHANGE_TIMEOUT_MS = 2_000
 
 
 class Layout:
@@ -113,7 +115,9 @@ async def ensure_stream(jetstream: JetStream, config: Mapping[str, object], *, n
             if error.code != STREAM_NOT_FOUND:
                 raise
         try:
-            await jetstream.api(f"STREAM.CREATE.{name}", {**config, "first_seq": now_ms * 1_000})
+            await jetstream.api(
+                f"STREAM.CREATE.{name}", {**config, "first_seq": now_ms * 1_000}, timeout_ms=_CHANGE_TIMEOUT_MS
+            )
         except ApiError as refused:
             if refused.code != STREAM_NAME_IN_USE:
                 raise
@@ -123,7 +127,7 @@ async def ensure_stream(jetstream: JetStream, config: Mapping[str, object], *, n
     changed = {key: value for key, value in config.items() if present.get(key, _default_of(value)) != value}
     if changed:
         _log.info("nats_stream_updated", extra={"stream": name, "changed": sorted(changed)})
-        await jetstream.api(f"STREAM.UPDATE.{name}", {**present, **changed})
+        await jetstream.api(f"STREAM.UPDATE.{name}", {**present, **changed}, timeout_ms=_CHANGE_TIMEOUT_MS)
 
 
 def _default_of(value: object) -> object:
