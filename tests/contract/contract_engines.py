@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-import pytest
-
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
 from meshway.engine.nats.engine import open_nats_engine
 from meshway.engine.nats.failures import Unanswered
@@ -95,8 +93,6 @@ ADAPTERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {
     "nats": nats_single,
     "nats-cluster": nats_cluster,
 }
-# An election costs seconds, and everything is written three times: that is for `make soak`.
-PARAMETERS = [pytest.param(name, marks=[pytest.mark.soak] if "cluster" in name else []) for name in sorted(ADAPTERS)]
 
 
 class WaitUntil:
