@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshway.engine.embedded.pattern_map import PatternMap
 from meshway.engine.ports.checks import check_pattern, pattern_matches
+from meshway.engine.ports.pattern_map import PatternMap
 
 TOKENS = st.sampled_from(["a", "b", "c"])
 SUBJECTS = st.lists(TOKENS, min_size=1, max_size=4).map(".".join)

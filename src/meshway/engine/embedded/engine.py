@@ -15,7 +15,7 @@ from meshway.engine.embedded.key_value import EmbeddedKeyValue
 from meshway.engine.embedded.leasing import Leasing
 from meshway.engine.embedded.log import EmbeddedLog
 from meshway.engine.embedded.log_store import LogStore
-from meshway.engine.embedded.log_tail import Tails
+from meshway.engine.embedded.log_tail import EmbeddedTails
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.queue import EmbeddedQueue
 from meshway.engine.embedded.queue_admin import EmbeddedQueueAdmin
@@ -112,7 +112,7 @@ class EmbeddedEngine:
             cache_bytes=settings.kv_cache_bytes,
             watch_pending_max=settings.watch_pending_max,
         )
-        self._tails = Tails(
+        self._tails = EmbeddedTails(
             readers=self._readers,
             queries=load_queries("log.sql"),
             buffer_entries_max=settings.tail_buffer_entries_max,

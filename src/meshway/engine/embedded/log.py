@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 from meshway.engine.embedded.log_search import bounds_of, list_subjects, read_subject, start_cursor, trim_target
 from meshway.engine.embedded.log_store import LogCall, LogStore, TrimCall
-from meshway.engine.embedded.log_tail import Tails
+from meshway.engine.embedded.log_tail import EmbeddedTails
 from meshway.engine.embedded.queries import load_queries
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import Writer
@@ -33,7 +33,7 @@ _ENTRY_OVERHEAD_BYTES = 200
 class EmbeddedLog:
     """See `engine.ports.Log`."""
 
-    def __init__(self, store: LogStore, *, writer: Writer, readers: Readers, tails: Tails) -> None:
+    def __init__(self, store: LogStore, *, writer: Writer, readers: Readers, tails: EmbeddedTails) -> None:
         self._store = store
         self._writer = writer
         self._readers = readers

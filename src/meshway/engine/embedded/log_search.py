@@ -22,9 +22,9 @@ from meshway.engine.ports import (
     LogTrim,
 )
 from meshway.engine.ports.checks import pattern_matches, prefix_of
+from meshway.engine.ports.tails import Cursor
 
 __all__ = [
-    "Cursor",
     "bounds_of",
     "decode_headers",
     "first_position_at",
@@ -36,13 +36,6 @@ __all__ = [
 ]
 
 _headers = msgspec.json.Decoder(dict[str, str])
-
-
-class Cursor(NamedTuple):
-    """Where reading goes on: entries after `position` whose sequence is at least `sequence`."""
-
-    position: int
-    sequence: int
 
 
 class _Subject(NamedTuple):

@@ -11,16 +11,13 @@ from meshway.engine.embedded.queue_rows import decode_history, queued_message
 from meshway.engine.embedded.readers import Readers
 from meshway.engine.embedded.writer import WriteCall, Writer
 from meshway.engine.ports import DeadLetter, QueueSettings
-from meshway.engine.ports.checks import check_between, check_name, refused
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.engine.ports.checks import check_between, check_name
+from meshway.engine.ports.queue_checks import check_settings, dead_letter_number
 
 __all__ = ["EmbeddedQueueAdmin"]
 
 _PAGE_MAX = 1_000
 # Below the 63 bits of a row's number.
-_POSITION_DIGITS_MAX = 18
-# A lease shorter than this ends before its answer has arrived.
-_LEASE_MS_MIN = 100
 
 
 class EmbeddedQueueAdmin:
@@ -34,7 +31,7 @@ class EmbeddedQueueAdmin:
 
     async def configure(self, queue: str, settings: QueueSettings) -> None:
         check_name(queue, "queue")
-        _check_settings(settings)
+        check_settings(settings)
         call = ConfigureCall(self._queue.store, self._writer.new_finished())
         call.queue = queue
         call.settings = settings
@@ -102,7 +99,7 @@ class EmbeddedQueueAdmin:
     def _read_dead(
         self, connection: sqlite3.Connection, queue: str, after: str | None, limit: int
     ) -> Sequence[DeadLetter]:
-        begin = 0 if after is None else _dead_id(after)
+        begin = 0 if after is None else dead_letter_number(after)
         found = connection.execute(self._queries.text("queue_id"), (queue,)).fetchone()
         if found is None:
             return []
@@ -121,23 +118,3 @@ def _dead_letter(
         attempts=decode_history(history),
         dead_at_ms=dead_at_ms,
     )
-
-
-def _dead_id(position: str) -> int:
-    if not (position.isascii() and position.isdecimal()) or len(position) > _POSITION_DIGITS_MAX:
-        raise refused("after", "this is no position of a dead letter; begin again with the first page")
-    return int(position)
-
-
-def _check_settings(settings: QueueSettings) -> None:
-    wrong: list[FieldError] = []
-    if settings.lease_ms < _LEASE_MS_MIN:
-        wrong.append(FieldError("lease_ms", f"choose at least {_LEASE_MS_MIN}"))
-    if settings.dedupe_window_ms < 1:
-        wrong.append(FieldError("dedupe_window_ms", "choose at least 1"))
-    for field in ("messages_max", "bytes_max", "retention_ms"):
-        value = getattr(settings, field)
-        if value is not None and value < 1:
-            wrong.append(FieldError(field, "choose at least 1, or leave it out for no limit"))
-    if wrong:
-        raise InvalidRequest("; ".join(f"{error.field}: {error.message}" for error in wrong), fields=wrong)

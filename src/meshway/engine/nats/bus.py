@@ -18,11 +18,12 @@ from functools import partial
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from meshway.engine.nats.bus_members import BUFFER_MAX, Group, Member
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.streams import Layout
 from meshway.engine.ports import BusMessage, BusSubscription, NoResponder, ReplyTimedOut, subject_token
 from meshway.engine.ports.checks import check_between, check_name, check_pattern
+from meshway.engine.ports.members import BUFFER_MAX, Member, Team, Teams
+from meshway.engine.ports.pattern_map import PatternMap
 from meshway.kernel.errors import EngineUnavailable, PayloadTooLarge
 
 __all__ = ["NatsBus"]
@@ -45,7 +46,7 @@ class NatsBus:
         self._subjects = layout.bus
         self._inboxes = layout.inbox
         self._interests: dict[tuple[str, str | None], _Interest] = {}
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, _Group] = {}
         self._members: set[Member] = set()
         # Whoever finds an interest of somebody else must find one that the server was told of.
         self._telling = asyncio.Lock()
@@ -207,7 +208,7 @@ class NatsBus:
         if interest.group is None:
             interest.members[member] = None
         else:
-            self._groups.setdefault(interest.group, Group()).add(interest.pattern, member)
+            self._groups.setdefault(interest.group, _Group()).add(interest.pattern, member)
 
     async def _end(self, interest: "_Interest", member: Member) -> None:
         """The last one of a pattern still hears what the server had sent to it: in a group nobody else gets that."""
@@ -239,6 +240,38 @@ class _Interest:
         self.holders = 0
         # Of no group.
         self.members: dict[Member, None] = {}
+
+
+class _Group:
+    """The members of one name at this hub."""
+
+    def __init__(self) -> None:
+        self._by_pattern: PatternMap[Team] = PatternMap()
+        self._teams = Teams()
+
+    def __len__(self) -> int:
+        return len(self._by_pattern)
+
+    def add(self, pattern: str, member: Member) -> None:
+        team = self._by_pattern.get(pattern)
+        if team is None:
+            team = Team()
+            self._by_pattern.put(pattern, team)
+        team.add(member)
+
+    def discard(self, pattern: str, member: Member) -> None:
+        """What was never added is no error."""
+        team = self._by_pattern.get(pattern)
+        if team is not None and team.discard(member):
+            self._by_pattern.remove(pattern)
+
+    def offer(self, message: BusMessage) -> None:
+        """To one member whose pattern matches; to nobody where none does."""
+        teams = self._by_pattern.matching(message.subject)
+        if len(teams) == 1:
+            teams[0].offer(message)
+        elif teams:
+            self._teams.offer(teams, message)
 
 
 def _encode(headers: Mapping[str, str]) -> dict[str, str] | None:

@@ -8,7 +8,7 @@ from meshway.engine.nats.log_append import LogWriter
 from meshway.engine.nats.log_ends import LogEnds
 from meshway.engine.nats.log_names import LogNames
 from meshway.engine.nats.log_reader import LogReader
-from meshway.engine.nats.log_tail import LogTails, Tail
+from meshway.engine.nats.log_tail import LogTails
 from meshway.engine.nats.log_trim import LogTrimmer
 from meshway.engine.nats.owned_tasks import OwnedTasks
 from meshway.engine.nats.settings import NatsSettings
@@ -67,7 +67,7 @@ class NatsLog:
         check_pattern(pattern)
         if not is_literal(pattern) and isinstance(start, FromSequence | FromLast):
             raise refused("start", "a pattern with wildcards starts from a position, a time or what is new")
-        return Tail(self._tails, pattern, start)
+        return self._tails.open(pattern, start)
 
     async def bounds(self, subjects: Sequence[str]) -> Sequence[LogBounds | None]:
         for subject in subjects:

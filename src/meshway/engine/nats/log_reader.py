@@ -27,8 +27,9 @@ from meshway.engine.ports import (
     LogEntry,
     LogStart,
 )
+from meshway.engine.ports.tails import Cursor
 
-__all__ = ["Cursor", "LogReader", "Part"]
+__all__ = ["LogReader", "Part"]
 
 Found = TypeVar("Found")
 
@@ -38,14 +39,6 @@ _PASSED_MAX = 64
 # Subjects whose bounds are asked for at once, with two or three requests each.
 _BOUNDS_AT_ONCE = 256
 _LAGGING_PAUSE_S = 0.02
-
-
-class Cursor(NamedTuple):
-    """Where reading goes on: entries after `position` whose number is at least `sequence`; about `passed` are not."""
-
-    position: int
-    sequence: int
-    passed: int = 0
 
 
 class Part(NamedTuple):

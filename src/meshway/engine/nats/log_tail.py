@@ -1,41 +1,35 @@
-"""Tails of the log: replay from the store, then live from one feed of the whole log that all tails share.
+"""Tails of the log on NATS: one feed of the whole log is offered to all of them, and direct gets read what was before.
 
-A tail collects what the feed gives from before it reads the store, and reads the store until it has everything that the
-feed gave before; whatever comes later is in its buffer. So nothing falls between, and the position tells what was seen.
+The feed also tells what other hubs write.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
+from collections.abc import Sequence
 
 from meshway.engine.nats.feed import StreamFeed
 from meshway.engine.nats.jetstream import JetStream, Stored
 from meshway.engine.nats.log_ends import LogEnds
 from meshway.engine.nats.log_entries import is_entry
-from meshway.engine.nats.log_reader import Cursor, LogReader
+from meshway.engine.nats.log_reader import LogReader
 from meshway.engine.nats.owned_tasks import OwnedTasks
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout
 from meshway.engine.ports import LogEntry, LogStart, SubscriptionLost
-from meshway.engine.ports.checks import check_between, is_literal, pattern_matches
+from meshway.engine.ports.tails import Cursor, Tail, Tails
 from meshway.kernel.errors import EngineUnavailable
 
-__all__ = ["LogTails", "Tail"]
+__all__ = ["LogTails"]
 
 # Entries read from the store at a time: enough to be quick, few enough to hold in memory.
 _PAGE = 256
-_TAKE_MAX = 10_000
 _BUFFER_BYTES_MAX = 8 * 1024 * 1024
-# Which patterns match a subject is remembered for so many.
-_MATCHES_CACHED_MAX = 16_384
 _LAGGING_PAUSE_S = 0.05
 # A tail that cannot read for so long ends, so that its reader hears of it.
 _UNREADABLE_MAX_S = 60.0
 
 
 class LogTails:
-    """All tails of a hub, and their feed, which also tells what other hubs write."""
+    """All tails of a hub, and their feed."""
 
     def __init__(
         self,
@@ -47,9 +41,8 @@ class LogTails:
         reader: LogReader,
         tasks: OwnedTasks,
     ) -> None:
-        self.reader = reader
-        self.ends = ends
-        self.buffer_entries_max = settings.tail_buffer_entries_max
+        self._reader = reader
+        self._ends = ends
         self._prefix = layout.log
         self._start_timeout_s = settings.start_timeout_ms / 1000
         self._tasks = tasks
@@ -60,15 +53,11 @@ class LogTails:
             start={"deliver_policy": "new"},
             heard=self._heard,
         )
-        self._listeners: dict[str, dict[Tail, None]] = {}
-        self._wild: dict[str, Sequence[str]] = {}
-        self._matches: dict[str, Sequence[str]] = {}
-        self._is_closed = False
-
-    @property
-    def position(self) -> int:
-        """Everything behind it will be offered to the tails, nothing up to it will."""
-        return self._feed.position
+        self._tails = Tails(
+            lambda: self._feed.position,
+            buffer_entries_max=settings.tail_buffer_entries_max,
+            buffer_bytes_max=_BUFFER_BYTES_MAX,
+        )
 
     async def start(self) -> None:
         """Returns once the feed runs. Raises: EngineUnavailable."""
@@ -79,33 +68,12 @@ class LogTails:
         except TimeoutError:
             raise EngineUnavailable("the log cannot be followed: NATS makes no consumer for it") from None
 
+    def open(self, pattern: str, start: LogStart) -> Tail:
+        return Tail(self._tails, pattern, _Reader(self._reader, self._ends, pattern, start))
+
     def close(self) -> None:
         """End all tails. Idempotent."""
-        self._is_closed = True
-        for tails in list(self._listeners.values()):
-            for tail in list(tails):
-                tail.lose("the engine was closed")
-
-    def add(self, tail: "Tail") -> None:
-        if self._is_closed:
-            raise EngineUnavailable("the engine was closed")
-        pattern = tail.pattern
-        if pattern not in self._listeners:
-            self._listeners[pattern] = {}
-            if not is_literal(pattern):
-                self._wild[pattern] = pattern.split(".")
-                self._matches.clear()
-        self._listeners[pattern][tail] = None
-
-    def discard(self, tail: "Tail") -> None:
-        tails = self._listeners.get(tail.pattern)
-        if tails is None or tail not in tails:
-            return
-        del tails[tail]
-        if not tails:
-            del self._listeners[tail.pattern]
-            if self._wild.pop(tail.pattern, None) is not None:
-                self._matches.clear()
+        self._tails.close("the engine was closed")
 
     async def _run(self) -> None:
         try:
@@ -115,159 +83,58 @@ class LogTails:
 
     def _heard(self, stored: Stored) -> None:
         subject = stored.subject[len(self._prefix) :]
-        self.ends.heard(subject, stored)
-        if not self._listeners or not is_entry(stored):
+        self._ends.heard(subject, stored)
+        if not self._tails or not is_entry(stored):
             return
-        own = self._listeners.get(subject)
-        patterns = self._matching(subject) if self._wild else ()
-        if own is None and not patterns:
+        patterns = self._tails.matching(subject)
+        if not patterns:
             return
-        entry = self.reader.entry(stored)
-        for tail in own or ():
-            tail.offer(entry)
-        for pattern in patterns:
-            for tail in self._listeners[pattern]:
+        entry = self._reader.entry(stored)
+        for tails in patterns:
+            for tail in tails:
                 tail.offer(entry)
 
-    def _matching(self, subject: str) -> Sequence[str]:
-        found = self._matches.get(subject)
-        if found is None:
-            tokens = subject.split(".")
-            found = [pattern for pattern, parts in self._wild.items() if pattern_matches(parts, tokens)]
-            if len(self._matches) >= _MATCHES_CACHED_MAX:
-                self._matches.clear()
-            self._matches[subject] = found
-        return found
 
+class _Reader:
+    """See `TailReader`."""
 
-class Tail:
-    """One reader: an async context manager and, inside it, an iterator that never ends by itself."""
-
-    def __init__(self, tails: LogTails, pattern: str, start: LogStart) -> None:
-        self.pattern = pattern
-        self._tails = tails
+    def __init__(self, reader: LogReader, ends: LogEnds, pattern: str, start: LogStart) -> None:
+        self._reader = reader
+        self._ends = ends
+        self._pattern = pattern
         self._start = start
-        self._cursor = Cursor(0, 0)
-        self._ready: deque[LogEntry] = deque()
-        self._buffer: deque[LogEntry] = deque()
-        self._buffer_bytes = 0
-        # True while the store has entries that the buffer has not.
-        self._is_behind = True
-        # The position up to which the store is to be read.
-        self._read_to = 0
-        self._wakeup = asyncio.Event()
-        self._lost: str | None = None
+        self._unreadable_since_s: float | None = None
 
-    async def __aenter__(self) -> "Tail":
-        self._tails.add(self)
-        self._begin_reading()
-        try:
-            self._cursor = await self._tails.reader.cursor_of(self.pattern, self._start)
-        except BaseException:
-            self._tails.discard(self)
-            raise
-        return self
+    async def begin(self, visible: int) -> Cursor:
+        return await self._reader.cursor_of(self._pattern, self._start)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tails.discard(self)
-        self.lose("the tail was closed")
-
-    def __aiter__(self) -> AsyncIterator[LogEntry]:
-        return self
-
-    async def __anext__(self) -> LogEntry:
-        await self._make_ready()
-        return self._ready.popleft()
-
-    async def take(self, count_max: int) -> Sequence[LogEntry]:
-        check_between("count_max", count_max, 1, _TAKE_MAX)
-        await self._make_ready()
-        ready = self._ready
-        if len(ready) > count_max:
-            return [ready.popleft() for _ in range(count_max)]
-        taken = list(ready)
-        ready.clear()
-        return taken
-
-    def offer(self, entry: LogEntry) -> None:
-        """What the feed gave; dropped, for the store to serve, when the reader does not keep up."""
-        if self._is_behind:
-            return
-        self._buffer_bytes += len(entry.data)
-        if len(self._buffer) >= self._tails.buffer_entries_max or (
-            self._buffer and self._buffer_bytes > _BUFFER_BYTES_MAX
-        ):
-            self._buffer.clear()
-            self._is_behind = True
-        else:
-            self._buffer.append(entry)
-        self._wakeup.set()
-
-    def lose(self, reason: str) -> None:
-        self._lost = reason
-        self._buffer.clear()
-        self._wakeup.set()
-
-    async def _make_ready(self) -> None:
-        """Until at least one entry is ready. Cancelled at any point it has lost none."""
-        while not self._ready:
-            if self._lost is not None:
-                raise SubscriptionLost(self._lost)
-            if self._cursor.position < self._read_to:
-                await self._read_store()
-            elif self._is_behind:
-                self._begin_reading()
-            elif self._buffer:
-                self._take_buffer()
-            else:
-                self._wakeup.clear()
-                await self._wakeup.wait()
-
-    def _begin_reading(self) -> None:
-        # Both at the same moment: all up to `_read_to` comes from the store, all after it goes into the buffer.
-        self._buffer.clear()
-        self._buffer_bytes = 0
-        self._is_behind = False
-        self._read_to = self._tails.position
-
-    def _take_buffer(self) -> None:
-        position, sequence = self._cursor.position, self._cursor.sequence
-        for entry in self._buffer:
-            if entry.position > position and entry.sequence >= sequence:
-                self._ready.append(entry)
-        self._cursor = Cursor(max(position, self._buffer[-1].position), sequence)
-        self._buffer.clear()
-        self._buffer_bytes = 0
-
-    async def _read_store(self) -> None:
+    async def read(self, cursor: Cursor, up_to: int) -> tuple[Sequence[LogEntry], Cursor]:
         """One page, or that there is nothing up to where the buffer begins."""
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + _UNREADABLE_MAX_S
-        while self._lost is None:
-            try:
-                part = await self._tails.reader.page(self.pattern, self._cursor, _PAGE)
-                self._cursor = part.cursor
-                self._ready.extend(part.entries)
-                if part.is_last and part.cursor.position < self._read_to:
-                    await self._end_replay()
-                return
-            except EngineUnavailable as error:
-                if loop.time() > ends_at:
-                    raise SubscriptionLost(f"the log cannot be read: {error.detail}") from error
+        try:
+            part = await self._reader.page(self._pattern, cursor, _PAGE)
+            behind = part.cursor
+            if part.is_last and behind.position < up_to:
+                behind = await self._end_replay(behind, up_to)
+        except EngineUnavailable as error:
+            now_s = asyncio.get_running_loop().time()
+            if self._unreadable_since_s is None:
+                self._unreadable_since_s = now_s
+            if now_s - self._unreadable_since_s > _UNREADABLE_MAX_S:
+                raise SubscriptionLost(f"the log cannot be read: {error.detail}") from error
+            await asyncio.sleep(_LAGGING_PAUSE_S)
+            return [], cursor
+        self._unreadable_since_s = None
+        return part.entries, behind
 
-    async def _end_replay(self) -> None:
+    async def _end_replay(self, cursor: Cursor, up_to: int) -> Cursor:
         """The page may come from a replica that lags behind the one that feeds us; the leader does not."""
-        read_to = self._read_to
-        known = self._tails.ends.get(self.pattern)
+        known = self._ends.get(self._pattern)
         # What the feed gave is known by now.
-        if known is None or known.seq > self._cursor.position:
-            reader = self._tails.reader
+        if known is None or known.seq > cursor.position:
             # Nor has a leader that was elected just now all that the feed gave.
-            is_behind = await reader.last_position() < read_to
-            following = None if is_behind else await reader.next_of(self.pattern, self._cursor.position + 1)
-            if is_behind or (following is not None and following.seq <= read_to):
+            is_behind = await self._reader.last_position() < up_to
+            following = None if is_behind else await self._reader.next_of(self._pattern, cursor.position + 1)
+            if is_behind or (following is not None and following.seq <= up_to):
                 await asyncio.sleep(_LAGGING_PAUSE_S)
-                return
-        self._cursor = Cursor(max(self._cursor.position, read_to), self._cursor.sequence)
+                return cursor
+        return Cursor(max(cursor.position, up_to), cursor.sequence)

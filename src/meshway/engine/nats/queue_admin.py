@@ -7,15 +7,12 @@ from meshway.engine.nats.queue import NatsQueue
 from meshway.engine.nats.queue_subjects import hash_of
 from meshway.engine.nats.retries import Retries
 from meshway.engine.ports import DeadLetter, QueueSettings
-from meshway.engine.ports.checks import check_between, check_name, refused
-from meshway.kernel.errors import FieldError, InvalidRequest
+from meshway.engine.ports.checks import check_between, check_name
+from meshway.engine.ports.queue_checks import check_settings, dead_letter_number
 
 __all__ = ["NatsQueueAdmin"]
 
 _PAGE_MAX = 1_000
-_POSITION_DIGITS_MAX = 18
-# A lease shorter than this ends before its answer has arrived.
-_LEASE_MS_MIN = 100
 
 
 class NatsQueueAdmin:
@@ -26,7 +23,7 @@ class NatsQueueAdmin:
 
     async def configure(self, queue: str, settings: QueueSettings) -> None:
         check_name(queue, "queue")
-        _check_settings(settings)
+        check_settings(settings)
         await self._queue.books.configure(queue, settings)
 
     async def settings(self, queue: str) -> QueueSettings:
@@ -49,7 +46,7 @@ class NatsQueueAdmin:
     async def dead_letters(self, queue: str, *, after: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
         check_name(queue, "queue")
         check_between("limit", limit, 1, _PAGE_MAX)
-        return await self._queue.dead.page(queue, 0 if after is None else _sequence(after), limit)
+        return await self._queue.dead.page(queue, 0 if after is None else dead_letter_number(after), limit)
 
     async def redrive(self, queue: str, message_ids: Sequence[str]) -> Sequence[bool]:
         check_name(queue, "queue")
@@ -89,23 +86,3 @@ class NatsQueueAdmin:
     def _forget(self, queue: str) -> None:
         self._queue.held.drop_queue(hash_of(queue))
         self._queue.appends.forget(queue)
-
-
-def _sequence(position: str) -> int:
-    if not (position.isascii() and position.isdecimal()) or len(position) > _POSITION_DIGITS_MAX:
-        raise refused("after", "this is no position of a dead letter; begin again with the first page")
-    return int(position)
-
-
-def _check_settings(settings: QueueSettings) -> None:
-    wrong: list[FieldError] = []
-    if settings.lease_ms < _LEASE_MS_MIN:
-        wrong.append(FieldError("lease_ms", f"choose at least {_LEASE_MS_MIN}"))
-    if settings.dedupe_window_ms < 1:
-        wrong.append(FieldError("dedupe_window_ms", "choose at least 1"))
-    for field in ("messages_max", "bytes_max", "retention_ms"):
-        value = getattr(settings, field)
-        if value is not None and value < 1:
-            wrong.append(FieldError(field, "choose at least 1, or leave it out for no limit"))
-    if wrong:
-        raise InvalidRequest("; ".join(f"{error.field}: {error.message}" for error in wrong), fields=wrong)
