@@ -1,12 +1,14 @@
 """Programs of a crash test, as users write them with the SDK: a producer, a worker, a follower of a stream.
 
 `python -m support.crash_children KIND URL SEED JOURNAL [TRANSPORT]`, until SIGTERM. Each notes what it asks before it
-asks, and what it was answered, for `support.crash_judge`. A message is known by the number in its data.
+asks, and what it was answered, for `support.crash_judge`. A message is known by the number in its data. URL may be a
+list of hubs. With CRASH_SPACE the names of all channels begin so, with CRASH_PAUSE pauses are so many times as long.
 """
 
 import asyncio
 import itertools
 import logging
+import os
 import random
 import signal
 import sys
@@ -22,6 +24,8 @@ from support.crash_journal import Journal
 __all__ = ["ORDERED", "QUEUE", "READER", "STREAM", "Child"]
 
 QUEUE, ORDERED, STREAM, READER = "work.any", "work.ordered", "log.all", "follower"
+_SPACE = os.environ.get("CRASH_SPACE", "")
+_PAUSE_TIMES = float(os.environ.get("CRASH_PAUSE", "1"))
 # Longer than a hub is ever away here: a producer never gives up.
 _SEND_TIMEOUT_S = 60.0
 _PRIORITIES = ("low", "normal", "high", "urgent")
@@ -40,7 +44,7 @@ class Child:
         self.numbers = itertools.count(int(seed.rpartition("-")[2]) * 1_000_000 + 1)
 
     async def pause(self, longest_s: float) -> None:
-        await asyncio.sleep(self.random.uniform(0, longest_s))
+        await asyncio.sleep(self.random.uniform(0, longest_s * _PAUSE_TIMES))
 
     # Producers
 
@@ -57,13 +61,17 @@ class Child:
             count = self.random.choice([1, 1, 1, 3, 12])
             priority = self.random.choice(_PRIORITIES)
             delay_ms = self.random.choice([None, None, None, 300, 900])
-            await self._post(QUEUE, [next(self.numbers) for _ in range(count)], priority=priority, delay_ms=delay_ms)
+            await self._post(
+                _SPACE + QUEUE, [next(self.numbers) for _ in range(count)], priority=priority, delay_ms=delay_ms
+            )
             await self.pause(0.08)
 
     async def _enqueue_ordered(self, name: str) -> None:
         while not self.stopping.is_set():
             key = f"{name}-{self.random.randrange(3)}"
-            await self._post(ORDERED, [next(self.numbers) for _ in range(self.random.choice([1, 1, 4]))], key=key)
+            await self._post(
+                _SPACE + ORDERED, [next(self.numbers) for _ in range(self.random.choice([1, 1, 4]))], key=key
+            )
             await self.pause(0.2)
 
     async def _post(
@@ -89,7 +97,7 @@ class Child:
         while not self.stopping.is_set():
             numbers = [next(self.numbers) for _ in range(self.random.choice([1, 1, 5]))]
             self.journal.write("appending", numbers=numbers)
-            receipts = await self.client.append(STREAM, *({"number": number} for number in numbers))
+            receipts = await self.client.append(_SPACE + STREAM, *({"number": number} for number in numbers))
             self.journal.write(
                 "appended",
                 numbers=numbers,
@@ -102,9 +110,11 @@ class Child:
 
     async def work(self) -> None:
         workers = [
-            self._journaled(self.client.worker(QUEUE, self._handle, concurrency=8, dead_letter_on=(LookupError,))),
-            self._journaled(self.client.worker(QUEUE, self._handle, concurrency=4, transport="http")),
-            self._journaled(self.client.worker(ORDERED, self._handle, concurrency=6)),
+            self._journaled(
+                self.client.worker(_SPACE + QUEUE, self._handle, concurrency=8, dead_letter_on=(LookupError,))
+            ),
+            self._journaled(self.client.worker(_SPACE + QUEUE, self._handle, concurrency=4, transport="http")),
+            self._journaled(self.client.worker(_SPACE + ORDERED, self._handle, concurrency=6)),
         ]
         async with asyncio.TaskGroup() as group:
             for worker in workers:
@@ -150,12 +160,12 @@ class Child:
             task.cancel()
 
     async def _follow_as_reader(self) -> None:
-        async with self.client.tail(STREAM, reader=READER) as feed:
+        async with self.client.tail(_SPACE + STREAM, reader=READER) as feed:
             async for message in feed:
                 self.journal.write("read", number=message.data["number"], sequence=message.sequence)
 
     async def _follow_from_first(self) -> None:
-        async with self.client.tail(STREAM, from_="first") as feed:
+        async with self.client.tail(_SPACE + STREAM, from_="first") as feed:
             async for message in feed:
                 self.journal.write("tailed", number=message.data["number"], sequence=message.sequence)
 

@@ -79,8 +79,14 @@ class HubProcess:
         return self._process
 
     def start(self) -> "HubProcess":
-        process = self.spawn()
-        give_up = time.monotonic() + _READY_WITHIN_S
+        self.spawn()
+        return self.wait_ready()
+
+    def wait_ready(self, *, within_s: float = _READY_WITHIN_S) -> "HubProcess":
+        """After `spawn`. Raises: AssertionError with its log when it ends before, or takes longer."""
+        process = self._process
+        assert process is not None
+        give_up = time.monotonic() + within_s
         while time.monotonic() < give_up:
             if process.poll() is not None:
                 raise AssertionError(f"the hub ended with {process.returncode}:\n{self.log.read_text()}")
@@ -88,7 +94,7 @@ class HubProcess:
                 if answer.status == 200:
                     return self
             select_pause()
-        raise AssertionError(f"the hub was not ready in {_READY_WITHIN_S} s:\n{self.log.read_text()}")
+        raise AssertionError(f"the hub was not ready in {within_s} s:\n{self.log.read_text()}")
 
     def stop(self, *, within_s: float = 30.0) -> int:
         """SIGTERM, wait; the exit status."""

@@ -19,22 +19,29 @@ _READY_WITHIN_S = 10.0
 class NatsProcess:
     """`start`, `kill` and `stop` it as often as a test likes; what it has stored stays in the folder."""
 
-    def __init__(self, folder: Path, *, options: str = "", jetstream: str | None = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: str = "",
+        jetstream: str | None = "",
+        store: Path | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         """`options` are lines of its configuration file, `jetstream` some of that block; None: it has none.
 
-        Syncs always: what it has answered is on the disk.
+        Syncs always: what it has answered is on the disk. `store` is where it keeps that, unless in the folder; `within`
+        a command that runs it, such as `nsenter`.
         """
         self.folder = folder
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
+        self._options = options
+        self._store = store or folder / "store"
+        self._within = list(within)
         self._configuration = folder / "nats.conf"
-        self._configuration.write_text(
-            # Messages of 4 MiB and more travel inline where the server is told to take them.
-            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n{options}\n'
-        )
-        if jetstream is not None:
-            with self._configuration.open("a") as file:
-                file.write(f'jetstream {{ store_dir: "{folder / "store"}", sync_interval: always\n{jetstream}\n}}\n')
+        self._jetstream = jetstream
+        self.configure()
         self.log = folder / "nats.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -47,10 +54,19 @@ class NatsProcess:
         assert self._process is not None
         return self._process.pid
 
+    def configure(self, jetstream: str = "") -> None:
+        """For the next start, with more settings of its store."""
+        # Messages of 4 MiB and more travel inline where the server is told to take them.
+        text = f'listen: "127.0.0.1:{self.port}"\nmax_payload: 8MB\n{self._options}\n'
+        if self._jetstream is not None:
+            lines = f"{self._jetstream}\n{jetstream}"
+            text += f'jetstream {{ store_dir: "{self._store}", sync_interval: always\n{lines}\n}}\n'
+        self._configuration.write_text(text)
+
     def start(self) -> "NatsProcess":
         """Returns once it listens."""
         with self.log.open("ab") as log:
-            command = [str(nats_server_path()), "-c", str(self._configuration)]
+            command = [*self._within, str(nats_server_path()), "-c", str(self._configuration)]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         ends_at = time.monotonic() + _READY_WITHIN_S
         while time.monotonic() < ends_at:
