@@ -129,8 +129,11 @@ class Track:
             )
 
     def absorb(self, event: TaskEvent) -> bool:
-        """Show an event that another hub has written; False: it does not follow what is known, or is known."""
-        if self._failure is not None or event.number != self.last + 1:
+        """Show an event that another hub has written; False: it does not follow what is known, or is known.
+
+        Nor does it while own events are on their way: it may be heard of before they are, and must not be shown first.
+        """
+        if self._failure is not None or self._unsettled or event.number != self.last + 1:
             return False
         self.written = self.last = event.number
         self.at_ms = event.at_ms

@@ -7,15 +7,15 @@ wrote. A track that missed something, or was overtaken while it wrote, reads wha
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from meshway.engine.ports import FromLast, FromNew, FromSequence, Log, LogEntry, SubscriptionLost
-from meshway.kernel.errors import EngineError
+from meshway.kernel.errors import EngineError, EngineUnavailable
 from meshway.kernel.ids import AgentId, TaskId
 from meshway.tasks.event_writer import EventWriter, event_of_entry
 from meshway.tasks.follower import Outlet, TaskFollower
 from meshway.tasks.picture import TaskPicture
-from meshway.tasks.tokens import ALL_EVENTS, events_subject
+from meshway.tasks.tokens import ALL_EVENTS
 from meshway.tasks.track import Track, TrackHooks
 from meshway.tasks.values import TaskEvent
 
@@ -31,6 +31,9 @@ _LOOKS_MAX = 8
 # Entries of one turn of the loop, and the wait before the tail of all tasks is opened again.
 _TAKE_MAX = 1_000
 _REOPEN_S = 0.2
+# Replicas are behind for as long as a write takes; one that stays so is cut off.
+_LAGGING_READS_MAX = 20
+_LAGGING_PAUSE_S = 0.1
 
 
 class TaskTracks:
@@ -175,16 +178,34 @@ class TaskTracks:
         """Bring a track up to the end of its log; those who listen hear what they missed. Raises: EngineUnavailable."""
         await track.quiet()
         known = track.written
+        last = await self._log.read(track.subject, FromLast(1), limit=1)
         # With the last event that is known: what was numbered behind it was not written.
-        entries = await self._log.read(track.subject, FromSequence(max(known, 1)), limit=_PAGE)
+        pages = self._pages(track.subject, max(known, 1), last[0].sequence if last else 0)
+        first = await anext(pages, None) or ()
         if track.is_broken:
-            track.begin_after(event_of_entry(entries[0]) if known and entries else None)
-        while entries:
+            track.begin_after(event_of_entry(first[0]) if known and first else None)
+        for entry in first:
+            track.absorb(event_of_entry(entry))
+        async for entries in pages:
             for entry in entries:
                 track.absorb(event_of_entry(entry))
-            if len(entries) < _PAGE:
-                return
-            entries = await self._log.read(track.subject, FromSequence(entries[-1].sequence + 1), limit=_PAGE)
+
+    async def _pages(self, subject: str, first: int, until: int) -> AsyncGenerator[Sequence[LogEntry], None]:
+        """The entries of these numbers, of which the last is known to be there. Raises: EngineUnavailable.
+
+        Stores of many replicas may answer from one that has not heard of the last entries yet: then it is read again.
+        """
+        lagging = 0
+        while first <= until:
+            entries = await self._log.read(subject, FromSequence(first), limit=_PAGE)
+            if entries:
+                yield [entry for entry in entries if entry.sequence <= until]
+                first = entries[-1].sequence + 1
+            elif lagging < _LAGGING_READS_MAX:
+                lagging += 1
+                await asyncio.sleep(_LAGGING_PAUSE_S)
+            else:
+                raise EngineUnavailable("The store does not show the last events of the task yet; try again.")
 
     def follow(self, track: Track, *, after: int, outlet: Outlet | None = None) -> TaskFollower:
         """Events from `after` + 1 on, but for those that `outlet` takes; close it."""
@@ -194,17 +215,11 @@ class TaskTracks:
         """All events written so far with numbers above `after`. Raises: EngineUnavailable."""
         if track.recent and track.recent[0].number <= after + 1:
             return [event for event in track.recent if event.number > after]
-        found: list[TaskEvent] = []
-        position, until = after, track.written
-        while position < until:
-            entries = await self._log.read(
-                events_subject(track.agent_id, track.task_id), FromSequence(position + 1), limit=_PAGE
-            )
-            found += [event_of_entry(entry) for entry in entries if entry.sequence <= until]
-            if not entries or entries[-1].sequence >= until:
-                break
-            position = entries[-1].sequence
-        return found
+        return [
+            event_of_entry(entry)
+            async for entries in self._pages(track.subject, after + 1, track.written)
+            for entry in entries
+        ]
 
     async def picture(self, track: Track) -> TaskPicture:
         """The task as its events written so far make it. Raises: EngineUnavailable."""
