@@ -1,7 +1,8 @@
 """Judges a crash test by the journals of its processes and what the hub holds in the end. Raises `Broken`.
 
 The hub and all processes share one clock. A lease is placed at the hub's own moment (the end it names, less the lease
-time), for its answer may arrive late; everything else where its process wrote it down.
+time), for its answer may arrive late; everything else where its process wrote it down. Some engines count a lease from
+when they asked for messages, so that its true moment is up to `asked_before_ms` later.
 """
 
 from collections import Counter, defaultdict
@@ -62,16 +63,24 @@ class _Book:
 
 
 def judge_queue(
-    entries: Iterable[Entry], rules: QueueRules, queue: str, *, downs: Sequence[Span], letters: Sequence[Letter]
+    entries: Iterable[Entry],
+    rules: QueueRules,
+    queue: str,
+    *,
+    downs: Sequence[Span],
+    letters: Sequence[Letter],
+    asked_before_ms: int = 0,
 ) -> QueueVerdict:
     """The queue is empty now, but for `letters`. `downs`: from each kill of the hub to its next start."""
+    lease_from_ms = rules.lease_ms - asked_before_ms
     mine = sorted(
-        (entry for entry in entries if entry.facts.get("queue") == queue), key=lambda entry: _moment(entry, rules)
+        (entry for entry in entries if entry.facts.get("queue") == queue),
+        key=lambda entry: (_moment(entry, lease_from_ms), entry.at_ns),
     )
     book = _read(mine)
     _check_letters(letters, book, rules)
     checker = QueueChecker(rules, exact=False)
-    judge = _QueueJudge(checker, book, rules, downs)
+    judge = _QueueJudge(checker, book, lease_from_ms, downs)
     judge.hear(mine)
     unseen = {
         letter.number
@@ -97,10 +106,10 @@ def judge_queue(
     )
 
 
-def _moment(entry: Entry, rules: QueueRules) -> tuple[int, int]:
+def _moment(entry: Entry, lease_from_ms: int) -> int:
     if entry.event == "leased":
-        return entry.facts["deliveries"][0][2] - rules.lease_ms, entry.at_ns
-    return entry.at_ms, entry.at_ns
+        return min(entry.at_ms, entry.facts["deliveries"][0][2] - lease_from_ms)
+    return entry.at_ms
 
 
 def _read(entries: Sequence[Entry]) -> _Book:
@@ -157,10 +166,10 @@ def _check_letters(letters: Sequence[Letter], book: _Book, rules: QueueRules) ->
 class _QueueJudge:
     """Tells the checker what happened, in the order in which it did."""
 
-    def __init__(self, checker: QueueChecker, book: _Book, rules: QueueRules, downs: Sequence[Span]) -> None:
+    def __init__(self, checker: QueueChecker, book: _Book, lease_from_ms: int, downs: Sequence[Span]) -> None:
         self._checker = checker
         self._book = book
-        self._rules = rules
+        self._lease_from_ms = lease_from_ms
         self._downs = downs
         self._open: dict[str, Entry] = {}
         # Deliveries of which something was said and not answered.
@@ -214,10 +223,11 @@ class _QueueJudge:
         for _delivery_id, _attempt, _until_ms, number, message_id in entry.facts["deliveries"]:
             if self._book.accepted.get(number, message_id) != message_id:
                 raise Broken(f"{number}: came as {message_id}, the receipt said {self._book.accepted[number]}")
-        leased_at_ms = deliveries[0].lease_until_ms - self._rules.lease_ms
-        if leased_at_ms > entry.at_ms:
-            raise Broken(f"{deliveries[0].delivery_id}: arrived {leased_at_ms - entry.at_ms} ms before it was leased")
-        self._checker.leased(deliveries, count=entry.facts["free"], begin_ms=leased_at_ms, end_ms=leased_at_ms)
+        begin_ms = min(each.lease_until_ms for each in deliveries) - self._checker.rules.lease_ms
+        if begin_ms > entry.at_ms:
+            raise Broken(f"{deliveries[0].delivery_id}: arrived {begin_ms - entry.at_ms} ms before it was leased")
+        moment_ms = _moment(entry, self._lease_from_ms)
+        self._checker.leased(deliveries, count=entry.facts["free"], begin_ms=begin_ms, end_ms=moment_ms)
 
     def _settling(self, entry: Entry) -> None:
         self._open[entry.facts["call"]] = entry
