@@ -30,8 +30,8 @@ class NatsProcess:
     ) -> None:
         """`options` are lines of its configuration file, `jetstream` some of that block; None: it has none.
 
-        Syncs always: what it has answered is on the disk. `store` is where it keeps that, unless in the folder; `within`
-        a command that runs it, such as `nsenter`.
+        Syncs always: what it has answered is on the disk. `store` is where it keeps that, unless in the folder;
+        `within` a command that runs it, such as `nsenter`.
         """
         self.folder = folder
         self.port = free_port()

@@ -77,7 +77,7 @@ async def build_channels(ground: ChannelGround) -> Channels:
     places = ChannelPlaces(
         admission=ground.admission,
         channels=book,
-        readers=ReaderStore(engine.key_value, engine.log, clock=clock),
+        readers=ReaderStore(engine.key_value, engine.log, clock=clock, is_shared=engine.is_shared),
         payloads=payloads,
         log=engine.log,
         clock=clock,

@@ -3,6 +3,7 @@
 A position is the last sequence that is done. It only rises by acknowledging; putting a reader moves it anywhere.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 
@@ -47,6 +48,9 @@ _PAGE = 500
 _ROUNDS_MAX = 16
 # Streams whose end is remembered, so that most acknowledgements need not ask for it.
 _ENDS_MAX = 10_000
+# What another hub has shown is seen here within a second, or never.
+_LAGGING_READS_MAX = 10
+_LAGGING_PAUSE_S = 0.1
 
 
 class StreamReader(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +79,9 @@ _decode_record = msgspec.json.Decoder(_Record).decode
 class ReaderStore:
     """Typed store of readers over KeyValue. What a call answered survives power loss."""
 
-    def __init__(self, key_value: KeyValue, log: Log, *, clock: Clock) -> None:
+    def __init__(self, key_value: KeyValue, log: Log, *, clock: Clock, is_shared: bool = False) -> None:
+        """`is_shared`: other hubs write to the log too."""
+        self._is_shared = is_shared
         self._key_value = key_value
         self._log = log
         self._clock = clock
@@ -128,7 +134,7 @@ class ReaderStore:
         if sequence < 0:
             raise wrong_field("sequence", "must not be negative")
         if sequence > self._ends.get(channel, 0):
-            end = await self._end_of(channel)
+            end = await self._end_at_least(channel, sequence)
             if sequence > end:
                 raise wrong_field("sequence", f"the stream ends at {end}; acknowledge what was read")
         now_ms = self._clock.now_ms()
@@ -232,6 +238,14 @@ class ReaderStore:
                 self._ends.clear()
             self._ends[channel] = max(bounds.last, self._ends.get(channel, 0))
         return bounds
+
+    async def _end_at_least(self, channel: ChannelName, sequence: int) -> int:
+        """The end of the stream; another hub may have shown what this one has not heard of yet."""
+        for _ in range(_LAGGING_READS_MAX if self._is_shared else 0):
+            if sequence <= (end := await self._end_of(channel)):
+                return end
+            await asyncio.sleep(_LAGGING_PAUSE_S)
+        return await self._end_of(channel)
 
     async def _end_of(self, channel: ChannelName) -> int:
         bounds = await self._bounds(channel)

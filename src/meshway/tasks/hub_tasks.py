@@ -118,13 +118,7 @@ class HubTasks:
             begun = {"state": TaskState.SUBMITTED, "status_at_ms": item.created_at_ms, "turn": item.turn}
             # Attempts are counted in each turn anew, and so is what was given back.
             self._closer.keep(msgspec.structs.replace(owner, **begun, deadline_ms=item.deadline_ms, given_back=0))
-        try:
-            await written
-        except Overtaken:
-            # Another hub found the turn in the inbox, or took it on first: it has written the same event.
-            await self.tracks.open(track.agent_id, track.task_id, context_id=track.context_id)
-            if _opens(track, item):
-                raise
+        await written
 
     async def append(self, track: Track, drafts: Sequence[Draft], *, instance_id: InstanceId | None = None) -> None:
         """Have these events written, and the record follow. Raises: StorageFull, EngineUnavailable."""

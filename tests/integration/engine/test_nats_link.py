@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import nats
@@ -89,20 +89,21 @@ async def test_a_question_that_was_dropped_is_asked_again_and_others_are_not(tmp
 async def test_a_queue_message_whose_answer_was_lost_is_kept_once(tmp_path: Path) -> None:
     message = QueueAppend(queue="q", message_id="m", data=b"")
     with running_nats(tmp_path) as server:
-        async with tcp_proxy(server.port) as proxy:
+        async with AsyncExitStack() as stack:
+            proxy = await stack.enter_async_context(tcp_proxy(server.port))
             settings = NatsSettings(servers=(proxy.url.replace("http", "nats"),), request_timeout_ms=300)
-            async with nats_engine(settings) as engine:
-                proxy.freeze()
-                (outcome,) = await engine.queue.append([message])
-                assert isinstance(outcome, Undecided)
-                # It arrives now, and its answer finds nobody who waits.
-                proxy.thaw()
-                async with asyncio.timeout(10):
-                    while isinstance(outcome, Undecided):
-                        (outcome,) = await engine.queue.append([message])
-                assert isinstance(outcome, Enqueued)
-                assert len(await engine.queue.lease("q", count=5, wait_ms=2_000)) == 1
-                assert list(await engine.queue.lease("q", count=5)) == []
+            engine = await stack.enter_async_context(nats_engine(settings))
+            proxy.freeze()
+            (outcome,) = await engine.queue.append([message])
+            assert isinstance(outcome, Undecided)
+            # It arrives now, and its answer finds nobody who waits.
+            proxy.thaw()
+            async with asyncio.timeout(10):
+                while isinstance(outcome, Undecided):
+                    (outcome,) = await engine.queue.append([message])
+            assert isinstance(outcome, Enqueued)
+            assert len(await engine.queue.lease("q", count=5, wait_ms=2_000)) == 1
+            assert list(await engine.queue.lease("q", count=5)) == []
 
 
 async def test_a_batch_of_which_a_part_found_room_says_which(tmp_path: Path) -> None:

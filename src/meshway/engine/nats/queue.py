@@ -82,6 +82,7 @@ class NatsQueue:
         ids = DeliveryIds(self._secret)
         admission = Admission(
             self.jetstream,
+            self.subjects.stream,
             books=self.books,
             records=self.records,
             burials=self.burials,

@@ -40,6 +40,7 @@ class Admission:
     def __init__(
         self,
         jetstream: JetStream,
+        stream: str,
         *,
         books: QueueBooks,
         records: QueueRecords,
@@ -49,6 +50,7 @@ class Admission:
         clock: Clock,
     ) -> None:
         self._jetstream = jetstream
+        self._stream = stream
         self._books = books
         self._records = records
         self._burials = burials
@@ -60,6 +62,7 @@ class Admission:
         """Leases, in the order of hand-out; what is none goes back, or goes. Raises: StorageFull, EngineUnavailable."""
         queue_hash = hash_of(queue)
         fresh = await self._renew(sorted(arrivals, key=lambda arrival: (arrival.rank, arrival.seq)))
+        fresh = await self._without_done(fresh)
         histories = await self._histories(queue_hash, fresh)
         taken: list[Taken] = []
         early: list[Taken] = []
@@ -84,6 +87,15 @@ class Admission:
             # The server forgot these leases (it was killed), or ends them early (they were longer when they were made).
             await self._give_back(queue_hash, early)
         return taken
+
+    async def _without_done(self, arrivals: list[Arrival]) -> list[Arrival]:
+        """A server that lags behind the stream's leader hands out again what was settled a moment ago."""
+        again = [arrival for arrival in arrivals if arrival.delivered > 1]
+        if not again:
+            return arrivals
+        found = await self._jetstream.get_each(self._stream, [{"seq": arrival.seq} for arrival in again])
+        done = {arrival.seq for arrival, stored in zip(again, found, strict=True) if stored is None}
+        return [arrival for arrival in arrivals if arrival.seq not in done]
 
     async def _histories(self, queue_hash: str, arrivals: Sequence[Arrival]) -> dict[int, History]:
         """Of those that were handed out before, here or by the engine that they were copied from."""
