@@ -21,6 +21,7 @@ from meshway.gateway.inbox_calls import InboxCalls
 from meshway.gateway.inspect_inbox import InspectInbox
 from meshway.gateway.inspect_push import InspectPush
 from meshway.gateway.lease_tasks import LeaseTasks
+from meshway.gateway.limit_gossip import LimitGossip
 from meshway.gateway.manage_push_configs import ManagePushConfigs
 from meshway.gateway.ports import AgentTransport, EgressRules, SecretBox
 from meshway.gateway.pump_marks import PumpMarks
@@ -141,6 +142,9 @@ async def build_tasks(ground: TaskGround, stack: AsyncExitStack) -> Tasks:
     work = _work(ground, kept, places, _notifications(ground, kept), (agents, pumps))
     recorded = RecordedCalls(kept.tracks, kept.owners, pumps, agents, work.cancel, clock=ground.clock)
     relay = _Relay(agents, pumps, recorded)
+    if ground.engine.is_shared:
+        gossip = LimitGossip(ground.engine.bus, ground.mesh.hubs, ground.balancer, places.ledger)
+        duties.start("limit_gossip", gossip.run)
     durable = PushInbox(places, work.lease, work.reports, agents)
     watch = WatchTasks(places, work.reports, work.cancel)
     kept.inbox.on_put(watch.watch)

@@ -3,9 +3,10 @@
 Not here: who is well (registry), and trying elsewhere after a refusal (gateway, through `exclude`).
 """
 
+import asyncio
 import random
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import accumulate
 
@@ -14,6 +15,7 @@ from meshway.kernel.errors import TooManyInFlight, UpstreamUnreachable
 from meshway.kernel.ids import InstanceId
 from meshway.registry.values import Agent, AgentState, Instance
 from meshway.routing.breaker import Breaker, BreakerState
+from meshway.routing.hub_loads import HubLoads, InstanceLoad
 from meshway.routing.settings import RoutingSettings
 
 __all__ = ["Balancer"]
@@ -30,10 +32,12 @@ _SPREADS_MAX = 10_000
 class _Load:
     """What this hub has with one instance: calls under way, calls of others it reported, and its breaker."""
 
-    __slots__ = ("breaker", "elsewhere", "elsewhere_until_ms", "failed_at_ms", "in_flight")
+    __slots__ = ("breaker", "elsewhere", "elsewhere_until_ms", "failed_at_ms", "hubs", "in_flight")
 
     def __init__(self) -> None:
         self.in_flight = 0
+        # What other hubs have with it; None: nothing was heard or told.
+        self.hubs: HubLoads | None = None
         self.elsewhere = 0
         self.elsewhere_until_ms = 0.0
         self.breaker = Breaker()
@@ -54,7 +58,7 @@ class _Spread:
 
 
 class Balancer:
-    """One per hub; used from the event loop only. Counts are this hub's own."""
+    """One per hub; used from the event loop only. Counts are this hub's own, and what other hubs told of theirs."""
 
     def __init__(
         self, *, clock: Clock, settings: RoutingSettings, chance: random.Random, hub_probes: bool = True
@@ -67,6 +71,66 @@ class Balancer:
         self._loads: dict[tuple[str, str], _Load] = {}
         self._prune_at = _LOADS_BEFORE_PRUNING
         self._spreads: dict[str, _Spread] = {}
+        # How many hubs share the instances; None: this one has them to itself, and tells nobody anything.
+        self._hubs: Callable[[], int] | None = None
+        self._changed: dict[tuple[str, str], None] = {}
+        self._tell_soon = asyncio.Event()
+
+    # With other hubs
+
+    def share_with(self, hubs: Callable[[], int]) -> None:
+        """From now on the instances are shared by as many hubs as `hubs` says, this one included."""
+        self._hubs = hubs
+
+    async def wait_to_tell(self, most_s: float) -> None:
+        """Until a slice is used up, at most so long."""
+        try:
+            async with asyncio.timeout(most_s):
+                await self._tell_soon.wait()
+        except TimeoutError:
+            pass
+        self._tell_soon.clear()
+
+    def loads_to_tell(self, *, is_whole: bool) -> Sequence[InstanceLoad]:
+        """What changed since this was asked last, or everything there is. The others are taken to know it."""
+        changed, self._changed = self._changed, {}
+        monotonic_ms = self._clock.monotonic_ms()
+        if is_whole:
+            changed |= {key: None for key, load in self._loads.items() if load.in_flight or not load.breaker.is_clean}
+        told = []
+        for key in changed:
+            load = self._loads.get(key)
+            if load is None:
+                continue
+            if load.hubs is not None:
+                load.hubs.taken = 0
+            told.append(InstanceLoad(*key, load.in_flight, load.breaker.due_in_ms(monotonic_ms)))
+        return told
+
+    def heard_loads(self, hub_id: str, loads: Iterable[InstanceLoad]) -> None:
+        """Another hub told what it has under way, and whom it leaves alone."""
+        monotonic_ms = self._clock.monotonic_ms()
+        for told in loads:
+            load = self._loads.get((told.agent_id, told.instance_id)) or self._new_load(told.agent_id, told.instance_id)
+            others = self._shared(load).others
+            if told.in_flight:
+                others[hub_id] = told.in_flight
+            else:
+                others.pop(hub_id, None)
+            if told.refused_for_ms and load.breaker.state is BreakerState.CLOSED:
+                load.failed_at_ms = self._clock.now_ms()
+                load.breaker.open_until(monotonic_ms + told.refused_for_ms)
+
+    def forget_hub(self, hub_id: str) -> None:
+        """It is gone, and its calls with it."""
+        for load in self._loads.values():
+            if load.hubs is not None:
+                load.hubs.others.pop(hub_id, None)
+
+    def _shared(self, load: _Load) -> HubLoads:
+        if load.hubs is None:
+            load.hubs = HubLoads()
+        return load.hubs
 
     def pick(self, agent: Agent, *, exclude: AbstractSet[str] = _NOBODY, wanted: InstanceId | None = None) -> Instance:
         """The instance for one call; `begin` it, tell what you `saw`, `end` it.
@@ -94,12 +158,18 @@ class Balancer:
         if load is None:
             load = self._new_load(agent_id, instance_id)
         load.in_flight += 1
+        if self._hubs is not None:
+            self._changed[agent_id, instance_id] = None
+            if load.hubs is not None:
+                load.hubs.taken += 1
 
     def end(self, agent_id: str, instance_id: str) -> None:
         """It is over, however it ended."""
         load = self._loads.get((agent_id, instance_id))
         if load is not None and load.in_flight:
             load.in_flight -= 1
+            if self._hubs is not None:
+                self._changed[agent_id, instance_id] = None
 
     def saw(self, agent_id: str, instance_id: str, *, ok: bool) -> None:
         """The instance answered (`ok`, whatever it said), or took no connection."""
@@ -112,6 +182,8 @@ class Balancer:
             load = self._new_load(agent_id, instance_id)
         load.failed_at_ms = self._clock.now_ms()
         load.breaker.failed(self._clock.monotonic_ms(), self._settings, self._chance)
+        if self._hubs is not None:
+            self._changed[agent_id, instance_id] = None
 
     def report(self, agent_id: str, instance_id: str, in_flight: int, *, ttl_ms: int) -> None:
         """The instance says how many calls it has, those of other callers included; believed for `ttl_ms`."""
@@ -120,7 +192,7 @@ class Balancer:
         load.elsewhere_until_ms = self._clock.monotonic_ms() + ttl_ms
 
     def in_flight(self, agent_id: str, instance_id: str) -> int:
-        """Calls under way: this hub's own and those the instance reported."""
+        """Calls under way: this hub's own, and those that the instance or other hubs reported."""
         load = self._loads.get((agent_id, instance_id))
         return 0 if load is None else self._calls(load)
 
@@ -255,12 +327,26 @@ class Balancer:
         return breaker.state is BreakerState.CLOSED
 
     def _has_room(self, instance: Instance, load: _Load) -> bool:
-        return instance.capacity is None or self._calls(load) < instance.capacity
+        if instance.capacity is None:
+            return True
+        free = instance.capacity - self._calls(load)
+        if free <= 0 or self._hubs is None:
+            return free > 0
+        shared, hubs = self._shared(load), self._hubs()
+        if not shared.taken:
+            shared.told(free)
+        if shared.has_slice(hubs):
+            return True
+        self._tell_soon.set()
+        return False
 
     def _calls(self, load: _Load) -> int:
         if load.elsewhere and self._clock.monotonic_ms() >= load.elsewhere_until_ms:
             load.elsewhere = 0
-        return load.in_flight + load.elsewhere
+        if load.hubs is None:
+            return load.in_flight + load.elsewhere
+        # What an instance reports of itself holds the calls of all hubs.
+        return load.in_flight + max(load.elsewhere, load.hubs.elsewhere)
 
     def _new_load(self, agent_id: str, instance_id: str) -> _Load:
         if len(self._loads) >= self._prune_at:

@@ -52,6 +52,12 @@ class Breaker:
         self.state = BreakerState.TRIAL
         self._until_ms = monotonic_ms + settings.trial_ms
 
+    def open_until(self, monotonic_ms: float) -> None:
+        """Another hub was refused; the next trial is due with its own."""
+        self.state = BreakerState.OPEN
+        self._failures = max(self._failures, 1)
+        self._until_ms = monotonic_ms
+
     def succeeded(self) -> None:
         self.state = BreakerState.CLOSED
         self._failures = self._pauses = 0
