@@ -175,7 +175,13 @@ def _work(
     ways: tuple[AgentTasks, TaskPumps],
 ) -> _Work:
     agents, pumps = ways
-    keys = IdempotencyKeys(ground.engine.key_value, ground.clock)
+    hubs = ground.mesh.hubs
+    keys = IdempotencyKeys(
+        ground.engine.key_value,
+        ground.clock,
+        hub_id=hubs.me if hubs.is_shared else "",
+        is_alive=hubs.is_surely_alive if hubs.is_shared else None,
+    )
     accept_task = AcceptTask(places, push_configs=push_configs)
     return _Work(
         accept_task=accept_task,

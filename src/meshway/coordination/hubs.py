@@ -116,6 +116,11 @@ class MeshHubs:
         heard = self._heard.get(hub_id)
         return heard is not None and not heard.is_lost
 
+    async def is_surely_alive(self, hub_id: HubId) -> bool:
+        """`is_alive`, once that counts."""
+        await self.wait_ready()
+        return self.is_alive(hub_id)
+
     def others(self) -> Sequence[HubId]:
         """Other hubs that are alive."""
         return [id_ for id_, heard in self._heard.items() if id_ != self.me and not heard.is_lost]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
 
 from meshway.gateway.accept_once import key_of
 from meshway.gateway.inbox_calls import follow_until_end
@@ -28,6 +29,7 @@ __all__ = ["CallOnce"]
 
 _SENDING = frozenset({AgentOperation.SEND_MESSAGE, AgentOperation.STREAM_MESSAGE})
 _HEADER = b"idempotency-key"
+_Found = TypeVar("_Found")
 
 
 class CallOnce:
@@ -55,7 +57,9 @@ class CallOnce:
         )
         if key is None:
             return await self._relay.execute(agent, call, owner)
-        found = await self._keys.begin(KeyedRequest(principal_id=call.principal.id, key=key, content_digest=digest))
+        keyed = KeyedRequest(principal_id=call.principal.id, key=key, content_digest=digest)
+        # Another hub may be at it, and is waited for.
+        found = await self._in_time(lambda: self._keys.begin(keyed), call)
         match found:
             case Begun():
                 return await self._act(agent, call, owner, found.flight)
@@ -127,7 +131,7 @@ class CallOnce:
             raise TaskNotFound("This request was answered before, and its answer was not kept.")
         return CoreReply(joined.answer)
 
-    async def _in_time(self, wait: Callable[[], Awaitable[Joined | Unknown]], call: AgentCall) -> Joined | Unknown:
+    async def _in_time(self, wait: Callable[[], Awaitable[_Found]], call: AgentCall) -> _Found:
         deadline = call.deadline
         try:
             async with asyncio.timeout_at(None if deadline is None else deadline.at_ms / 1000):

@@ -6,7 +6,8 @@ the hub finds it. Retries that come while the first is under way at this hub sha
     nothing ──begin──> running ──remember_task──> running, with its task ──finish──> done
                           └────────── abandon ──> nothing: it certainly did not happen
 
-A record that still says `running` after a crash, without a task, has an unknown outcome: the agent may have acted.
+A record that still says `running` after a crash, without a task, has an unknown outcome: the agent may have acted. One
+that another hub is at, which is alive, is waited for.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import hashlib
 import logging
 import re
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
@@ -50,10 +52,12 @@ _RETENTION_MS = 86_400_000
 _ANSWER_BYTES_MAX = 65_536
 # Records behind which nothing was done: calls cut off in the very moment of their first write, abandoned ones.
 _VOID_MAX = 1_000
+# Between two looks at what another hub is at.
+_LOOK_S = 0.2
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """As stored. `flight` tells one beginning from another; `v` is the record's format."""
+    """As stored. `flight` tells one beginning from another, `hub` who began; `v` is the record's format."""
 
     content: str
     flight: str
@@ -61,6 +65,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     begun_at_ms: int
     task_id: TaskId | None = None
     answer: str | None = None
+    hub: str = ""
     v: int = 1
 
 
@@ -71,8 +76,18 @@ _decode_record = msgspec.json.Decoder(_Record).decode
 class IdempotencyKeys:
     """One per hub; used from the event loop only. There are as many flights as calls with a key under way."""
 
-    def __init__(self, key_value: KeyValue, clock: Clock, *, retention_ms: int = _RETENTION_MS) -> None:
-        """`retention_ms` counts from the last thing that happened under a key."""
+    def __init__(
+        self,
+        key_value: KeyValue,
+        clock: Clock,
+        *,
+        retention_ms: int = _RETENTION_MS,
+        hub_id: str = "",
+        is_alive: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
+        """`retention_ms` counts from the last thing that happened under a key. `is_alive`: is another hub there?"""
+        self._hub_id = hub_id
+        self._is_alive = is_alive
         self._key_value = key_value
         self._retention_ms = retention_ms
         self._clock = clock
@@ -92,7 +107,7 @@ class IdempotencyKeys:
             judged = kept.judge(request)
             if judged is not None:
                 return judged
-        kept = self._flights[name] = _KeptFlight(name, request, self._clock.now_ms())
+        kept = self._flights[name] = _KeptFlight(name, request, self._clock.now_ms(), self._hub_id)
         try:
             return await self._begin(kept, request)
         except MeshwayError as error:
@@ -121,13 +136,28 @@ class IdempotencyKeys:
                         # Our own write, whose outcome was not known.
                         return self._begun(kept, current.revision)
                     if self._void.get(kept.name) != found.flight:
-                        return kept.settle(found, request)
+                        known = await self._known_elsewhere(kept.name, found)
+                        if known is not None:
+                            return kept.settle(known, request)
+                        continue
                     write = KvUpdate(key=kept.name, value=value, revision=current.revision, ttl_ms=ttl_ms)
                 case KvConflict():
                     write = KvCreate(key=kept.name, value=value, ttl_ms=ttl_ms)
                 case Undecided():
                     continue
         raise EngineUnavailable("The store does not say whether the idempotency key was recorded; try again.")
+
+    async def _known_elsewhere(self, name: str, found: _Record) -> _Record | None:
+        """The record, once the hub that is at it has said how it ended, or which task it is; None: it was abandoned."""
+        while found.state == "running" and found.task_id is None and found.hub not in ("", self._hub_id):
+            if self._is_alive is None or not await self._is_alive(found.hub):
+                break
+            await asyncio.sleep(_LOOK_S)
+            (entry,) = await self._key_value.get([name])
+            if entry is None:
+                return None
+            found = _decode(entry)
+        return found
 
     def _begun(self, kept: "_KeptFlight", revision: int) -> Begun:
         self._void.pop(kept.name, None)
@@ -228,11 +258,15 @@ class _KeptFlight:
 
     __slots__ = ("flight", "found", "is_ours", "name", "record", "revision", "writing")
 
-    def __init__(self, name: str, request: KeyedRequest, now_ms: int) -> None:
+    def __init__(self, name: str, request: KeyedRequest, now_ms: int, hub_id: str) -> None:
         self.name = name
         self.flight = Flight(name, request.task_id, now_ms)
         self.record = _Record(
-            content=request.content_digest, flight=new_id(), begun_at_ms=now_ms, task_id=request.task_id
+            content=request.content_digest,
+            flight=new_id(),
+            begun_at_ms=now_ms,
+            task_id=request.task_id,
+            hub=hub_id,
         )
         self.revision = 0
         # One write after the other: each needs the revision of the one before.
