@@ -55,7 +55,10 @@ async def nats_single(folder: Path) -> AsyncIterator[Engine]:
 async def nats_cluster(folder: Path) -> AsyncIterator[Engine]:
     """Three real servers that are started once; each engine has a prefix, and so streams, of its own."""
     prefix = f"t{next(_numbers)}"
-    settings = NatsSettings(servers=tuple(server.url for server in _cluster()), prefix=prefix)
+    # An election under a call is no failure of a promise, and takes long where three servers share two busy cores.
+    settings = NatsSettings(
+        servers=tuple(server.url for server in _cluster()), prefix=prefix, request_timeout_ms=12_000
+    )
     engine = await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())
     try:
         yield engine

@@ -5,6 +5,7 @@ The models know no time: leases are long and nothing expires. Time has tests of 
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -245,6 +246,10 @@ class LogMachine(EngineMachine):
                 assert (bounds.count, bounds.last_message_id) == (last - subject.trimmed, subject.entries[-1][0])
 
 
+# See `Queue.lease`.
+_REPLICAS_KNOW_AFTER_S = 1.0
+
+
 class QueueMachine(EngineMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -258,6 +263,7 @@ class QueueMachine(EngineMachine):
         self.settled: list[str] = []
         self.number = 0
         self.priorities: dict[str, int] = {}
+        self.appended_s: dict[str, float] = {}
 
     def _wait(self, message_id: str, priority: int) -> None:
         self.number += 1
@@ -265,6 +271,7 @@ class QueueMachine(EngineMachine):
         self.waiting.sort()
         self.attempts[message_id] = 0
         self.priorities[message_id] = priority
+        self.appended_s[message_id] = time.monotonic()
 
     @rule(message_id=IDS, priority=st.sampled_from(list(Priority)))
     def append(self, message_id: str, priority: Priority) -> None:
@@ -289,8 +296,17 @@ class QueueMachine(EngineMachine):
             self.held[turn[2]] = (turn, lease.delivery_id)
 
     def _next(self) -> list[tuple[int, int, str]]:
-        """What may be handed out next: of the highest priority what was given back, in any order, then the oldest."""
-        first = [turn for turn in self.waiting if turn[0] == self.waiting[0][0]]
+        """What may be handed out next. Replicas may pass over what was appended a moment ago."""
+        allowed = self._first_of(self.waiting)
+        if self.adapter == "nats-cluster":
+            begin_s = time.monotonic() - _REPLICAS_KNOW_AFTER_S
+            new = [turn for turn in self.waiting if self.appended_s[turn[2]] > begin_s]
+            allowed = [*new, *self._first_of([turn for turn in self.waiting if turn not in new]), *allowed]
+        return list(dict.fromkeys(allowed))
+
+    def _first_of(self, waiting: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+        """Of the highest priority what was given back, in any order, then the oldest."""
+        first = [turn for turn in waiting if turn[0] == waiting[0][0]]
         return [turn for turn in first if turn[2] in self.given_back] or first[:1]
 
     @precondition(lambda self: self.held)

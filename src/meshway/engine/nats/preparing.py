@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from meshway.engine.nats.failures import ApiError, Unanswered
 from meshway.engine.nats.jetstream import JetStream
-from meshway.engine.nats.refusals import FINAL_CODES, NO_CLUSTER, NOT_ENOUGH_SERVERS, refusal_of_streams
+from meshway.engine.nats.refusals import FINAL_CODES, FORMING_CODES, NO_CLUSTER, refusal_of_streams
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout, ensure_stream
 from meshway.kernel.clock import Clock
@@ -57,7 +57,7 @@ async def prepare_jetstream(jetstream: JetStream, layout: Layout, settings: Nats
                 replicas = 1
                 continue
             refusal = refusal_of_streams(failure, settings, replicas)
-            is_forming = bool(info.cluster) and failure.code == NOT_ENOUGH_SERVERS
+            is_forming = bool(info.cluster) and failure.code in FORMING_CODES
             is_electing = failure.status == _UNAVAILABLE and failure.code not in FINAL_CODES
             if not (is_forming or is_electing):
                 raise refusal from failure

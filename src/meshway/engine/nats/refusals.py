@@ -7,10 +7,11 @@ from meshway.engine.nats.failures import ApiError, error_of
 from meshway.engine.nats.settings import NatsSettings
 from meshway.kernel.errors import EngineUnavailable, MeshwayError
 
-__all__ = ["FINAL_CODES", "NOT_ENOUGH_SERVERS", "NO_CLUSTER", "refusal_of_connection", "refusal_of_streams"]
+__all__ = ["FINAL_CODES", "FORMING_CODES", "NO_CLUSTER", "refusal_of_connection", "refusal_of_streams"]
 
-# A cluster that is starting may have as many in a moment.
-NOT_ENOUGH_SERVERS = 10005
+# Not enough servers, or one of them could not make its store: a cluster that is starting, or busy, can in a moment.
+_NOT_ENOUGH_SERVERS = 10005
+FORMING_CODES = frozenset({_NOT_ENOUGH_SERVERS, 10049})
 # More than one replica on a server that is on its own.
 NO_CLUSTER = 10074
 _DENIED = ("authorization violation", "authentication expired", "authentication revoked")
@@ -45,7 +46,7 @@ def refusal_of_connection(error: Exception, settings: NatsSettings) -> str | Non
 def refusal_of_streams(failure: ApiError, settings: NatsSettings, replicas: int) -> MeshwayError:
     """Why the streams cannot be made."""
     said = f"JetStream says: {failure.description}"
-    if failure.code == NOT_ENOUGH_SERVERS:
+    if failure.code == _NOT_ENOUGH_SERVERS:
         text = f"The cluster has no place for {replicas} replicas: start as many servers, or set replicas lower. {said}"
     elif failure.code == NO_CLUSTER:
         text = f"replicas is {replicas}, and this server is on its own: set replicas to 1, or start a cluster. {said}"

@@ -182,7 +182,8 @@ class Queue(Protocol):
         """Up to `count` (1 to 1,000) due messages: highest priority first, then oldest.
 
         Messages that were given back come before those of their priority that were never handed out, among themselves
-        in an order of the adapter's.
+        in an order of the adapter's. An engine with replicas may pass over a message that was appended within the last
+        second, for one of lower priority: the replica that hands it out may not have it yet.
 
         Returns as soon as at least one is due, with all that are due up to `count`; empty after `wait_ms`. A cancelled
         call leases nothing that it does not return (such messages are due again at once).
