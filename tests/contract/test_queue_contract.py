@@ -89,6 +89,16 @@ async def test_a_higher_priority_is_handed_out_first_then_the_older(engine: Engi
     assert _ids(await _lease_all(engine, 6)) == ["m2", "m5", "m4", "m0", "m3", "m1"]
 
 
+async def test_a_priority_that_was_in_use_before_anybody_leased_still_comes_first(engine: Engine) -> None:
+    await _append(engine, "gone", priority=Priority.URGENT)
+    await engine.queue_admin.purge("q")
+    await _append(engine, "first", priority=Priority.LOW)
+    assert _ids(await _lease(engine)) == ["first"]
+    await _append(engine, "low", priority=Priority.LOW)
+    await _append(engine, "urgent", priority=Priority.URGENT)
+    assert _ids(await _lease(engine)) == ["urgent"]
+
+
 @pytest.mark.replicas
 async def test_a_held_message_is_handed_to_nobody_else(engine: Engine) -> None:
     await _append(engine, "m")
@@ -217,7 +227,6 @@ async def test_a_message_may_be_delayed_by_a_year(engine: Engine) -> None:
     assert (await engine.queue.depth(["q"]))[0].delayed == 1
 
 
-@pytest.mark.replicas
 async def test_a_delayed_message_is_due_at_its_time_and_not_before(engine: Engine) -> None:
     due_ms = _now_ms() + 400
     await _append(engine, "later", deliver_at_ms=due_ms)

@@ -42,8 +42,9 @@ _LEASES_MAX = 1_000
 _PAGE_MAX = 1_000
 # A rank of hand-out and a sequence.
 _POSITION = re.compile(r"([0-3])\.([0-9]{1,18})")
-# Other hubs hear which lanes are in use; a lane that was told of is not told of again for so long.
-_NOTICE_EVERY_S = 5.0
+# Other hubs hear which lanes are in use; a lane that was told of is not told of again for so long. One that begins to
+# lease in between may not know of the lane until it looks for itself.
+_NOTICE_EVERY_S = 0.25
 _NOTICES_REMEMBERED = 20_000
 _KEPT = Enqueued(duplicate=False)
 
@@ -153,6 +154,8 @@ class NatsQueue:
         for message in messages:
             ordered = self.books.settings(message.queue).ordered
             lane = part_of(message.ordering_key) if ordered else str(int(message.priority))
+            # Whoever began to lease here since the others were told has not heard of it.
+            self.leasing.notice(message.queue, lane)
             told = self._noticed.get((message.queue, lane), float("-inf"))
             if now_s - told < _NOTICE_EVERY_S:
                 continue
@@ -160,7 +163,6 @@ class NatsQueue:
             self._noticed.move_to_end((message.queue, lane))
             if len(self._noticed) > _NOTICES_REMEMBERED:
                 self._noticed.popitem(last=False)
-            self.leasing.notice(message.queue, lane)
             with contextlib.suppress(EngineUnavailable):
                 # Whoever misses it looks for lanes every few seconds.
                 await self.jetstream.link.publish(self.subjects.notice(message.queue), lane.encode())
