@@ -4,9 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from meshway.engine.ports import FromSequence, Log
+from meshway.engine.ports import FromLast, FromSequence, Log
+from meshway.kernel.errors import EngineUnavailable
 from meshway.tasks.event_writer import event_of_entry
-from meshway.tasks.tokens import events_subject
 from meshway.tasks.track import Track
 from meshway.tasks.values import TaskEvent
 
@@ -16,6 +16,9 @@ __all__ = ["Outlet", "TaskFollower"]
 _BUFFER_EVENTS_MAX = 256
 _BUFFER_BYTES_MAX = 1_048_576
 _PAGE = 256
+# Replicas are behind for as long as a write takes; one that stays so is cut off.
+_LAGGING_READS_MAX = 50
+_LAGGING_PAUSE_S = 0.1
 
 # Takes an event straight away, or says no: then it comes the usual way. Called in the turn of the loop in which it is
 # written, only while a reader waits, and never with an event that ends a turn. Raises nothing.
@@ -37,6 +40,7 @@ class TaskFollower:
         self._is_live = False
         self._waiter: asyncio.Future[None] | None = None
         self._outlet = outlet
+        self._lagging_reads = 0
         # Asked for once: it is a system call on Python 3.11 (getpid), and each event would make it.
         self._loop = asyncio.get_running_loop()
         track.listen(self._heard)
@@ -90,18 +94,29 @@ class TaskFollower:
 
     async def _read(self) -> Sequence[TaskEvent]:
         track = self._track
-        start = FromSequence(self.position + 1)
-        entries = await self._log.read(events_subject(track.agent_id, track.task_id), start, limit=_PAGE)
+        entries = await self._log.read(track.subject, FromSequence(self.position + 1), limit=_PAGE)
         # What another call has written is only shown here once this hub knows that it is written.
         events = [event_of_entry(entry) for entry in entries if entry.sequence <= max(track.written, self.position)]
         if events:
             self.position = events[-1].number
+            self._lagging_reads = 0
         self._begin_live()
         if not events and not self._is_live:
-            # Trimmed away: nothing is there up to what is written now.
-            self.position = max(self.position, track.written)
-            self._is_live = True
+            await self._look_for_end()
         return events
+
+    async def _look_for_end(self) -> None:
+        """Nothing was found up to what is written now: it is trimmed away, or the store answered from a replica that
+        has not heard of it yet; then the reader asks again. Raises: EngineUnavailable."""
+        written = self._track.written
+        if await self._log.read(self._track.subject, FromLast(1), limit=1):
+            self._lagging_reads += 1
+            if self._lagging_reads > _LAGGING_READS_MAX:
+                raise EngineUnavailable("The store does not show the last events of the task yet; try again.")
+            await asyncio.sleep(_LAGGING_PAUSE_S)
+            return
+        self.position = max(self.position, written)
+        self._is_live = True
 
     def _heard(self, track: Track, events: Sequence[TaskEvent]) -> None:
         if not self._is_live or (events and self._passes_on(events)):

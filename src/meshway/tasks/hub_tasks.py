@@ -61,8 +61,6 @@ class HubTasks:
         """
         await self.inbox.put(item, is_repeatable=True)
         track, _ = await self.found(item)
-        # Who was faster may still be writing it.
-        await track.append([], at_ms=item.created_at_ms)
         return track
 
     async def begin_turn(self, track: Track, item: InboxItem) -> bool:
@@ -105,10 +103,12 @@ class HubTasks:
         raise EngineUnavailable("Other hubs write to this task at this moment; try again.")
 
     async def _open_turn_once(self, track: Track, item: InboxItem) -> None:
+        owner = None
+        if item.turn > 1 and _opens(track, item):
+            owner = await self.owners.owner_of(item.agent_id, item.task_id)
         if not _opens(track, item):
-            return
-        owner = await self.owners.owner_of(item.agent_id, item.task_id) if item.turn > 1 else None
-        if not _opens(track, item):
+            # Who was faster at this hub may still be writing it.
+            await track.append([], at_ms=item.created_at_ms)
             return
         draft = Draft(body=bytes(item.opening), state=TaskState.SUBMITTED, turn=item.turn)
         written = track.append([draft], at_ms=item.created_at_ms)

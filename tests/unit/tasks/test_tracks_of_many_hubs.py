@@ -70,6 +70,16 @@ async def test_a_replica_that_lags_does_not_make_a_task_look_empty(tmp_path: Pat
         assert (await rig.get(task_id))["id"] == task_id
 
 
+async def test_a_replica_that_lags_does_not_take_events_from_who_follows(tmp_path: Path, clock: ManualClock):
+    async with task_rig(tmp_path, clock, parts=TaskParts(log=LaggingLog)) as rig:
+        task_id = await rig.submit("begin")
+        # Nothing of it is in memory any more.
+        await rig.restart()
+        follower = await rig.follow(task_id)
+        await follower.until(1)
+        assert follower.numbers == [1]
+
+
 async def test_what_another_hub_wrote_is_not_shown_before_what_it_follows():
     writer = SlowWriter()
     track = Track(AgentId("a"), TaskId("t"), context_id="c", writer=writer, hooks=NO_HOOKS)
