@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from support.mesh_checker import MeshVerdict, ServedAgain
 from support.mesh_cluster import mesh_cluster
 from support.mesh_faults import FAULTS
 from support.mesh_run import MeshRound, MeshRun, Pace
 
 SHORT, LONG = Pace(load_s=6, frozen_s=8), Pace(load_s=120, frozen_s=30)
 SOAK_ROUNDS = 10
+SHOWN_FAULTS = 5
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def survive(mesh: MeshRun, name: str, capsys: pytest.CaptureFixture[str], pace: 
             fault.strike(round_)
         verdict, again = round_.verdict(calls_may_fail=fault.calls_may_fail), round_.served_again()
         with capsys.disabled():
-            print(f"\n{name}: {len(verdict.faults)} faults, {dict(verdict.counts)}, again {again}, seed {seed}")
+            print(row(name, verdict, again, seed))
         assert not verdict.faults
         if fault.again_within_s is not None:
             # On a machine that does other things too.
@@ -63,6 +65,19 @@ def survive(mesh: MeshRun, name: str, capsys: pytest.CaptureFixture[str], pace: 
         error.add_note(f"MESHWAY_TEST_SEED={seed} repeats the choices; journals and logs are kept in {round_.folder}")
         keep(mesh.folder)
         raise
+
+
+def row(name: str, verdict: MeshVerdict, again: ServedAgain, seed: int) -> str:
+    times = ", ".join(
+        f"{kind} {_seconds(again.first_ms[kind])} ({_seconds(again.clear_ms[kind])})" for kind in again.first_ms
+    )
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(verdict.counts.items()))
+    found = "".join(f"\n    {fault[:300]}" for fault in verdict.faults[:SHOWN_FAULTS])
+    return f"\n{name}: {len(verdict.faults)} faults; served again after s: {times}; {counts}; seed {seed}{found}"
+
+
+def _seconds(milliseconds: int | None) -> str:
+    return "never" if milliseconds is None else f"{milliseconds / 1_000:.1f}"
 
 
 def keep(folder: Path) -> None:
