@@ -9,7 +9,19 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from meshway.coordination.hubs import HubId, MeshHubs
-from meshway.engine.ports import Durability, KeyValue, KvCreate, KvEntry, KvPut, KvUpdate, KvWrite, KvWritten
+from meshway.engine.ports import (
+    Durability,
+    KeyValue,
+    KvConflict,
+    KvCreate,
+    KvEntry,
+    KvPut,
+    KvUpdate,
+    KvWrite,
+    KvWritten,
+    Undecided,
+)
+from meshway.kernel.errors import EngineUnavailable
 from meshway.kernel.ids import AgentId, TaskId
 from meshway.tasks.tokens import task_token
 from meshway.tasks.turn_closer import TurnCloser
@@ -18,6 +30,8 @@ __all__ = ["PumpMark", "PumpMarks"]
 
 _PREFIX = "pumps"
 _PAGE = 500
+_ROUNDS_MAX = 16
+_LAZY = Durability.LAZY
 
 
 class PumpMark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,7 +64,7 @@ class PumpMarks:
         """What makes the stream this hub's."""
         key = _key(agent_id, task_id)
         self._closer.leave_mark(key)
-        return KvPut(key=key, value=self._value(task_id), ttl_ms=self._retention_ms, durability=Durability.LAZY)
+        return KvPut(key=key, value=self._value(task_id), ttl_ms=self._retention_ms, durability=_LAZY)
 
     def first(self, agent_id: AgentId, task_id: TaskId) -> KvWrite:
         """The same along with the first record of a task; it takes the stream of an earlier one from no other hub."""
@@ -63,6 +77,26 @@ class PumpMarks:
         """The stream is over, and its record was kept."""
         self._closer.unmark(_key(agent_id, task_id))
 
+    async def claim(self, agent_id: AgentId, task_id: TaskId) -> bool:
+        """Make the stream this hub's before it is read; False: another one that is alive reads it, or was faster."""
+        put = self.put(agent_id, task_id)
+        write: KvCreate | KvUpdate = KvCreate(key=put.key, value=put.value, ttl_ms=put.ttl_ms, durability=_LAZY)
+        for _ in range(_ROUNDS_MAX):
+            (outcome,) = await self._key_value.write([write])
+            match outcome:
+                case KvWritten():
+                    return True
+                case KvConflict(current=KvEntry() as current):
+                    if await self.is_elsewhere(current):
+                        return False
+                    revision = current.revision
+                    write = KvUpdate(
+                        key=put.key, value=put.value, revision=revision, ttl_ms=put.ttl_ms, durability=_LAZY
+                    )
+                case KvConflict() | Undecided():
+                    continue
+        raise EngineUnavailable("The store does not say which hub reads the stream of this task; try again.")
+
     async def write(self, agent_id: AgentId, task_id: TaskId) -> None:
         """Store that the stream is this hub's."""
         await self._key_value.write([self.put(agent_id, task_id)])
@@ -72,12 +106,12 @@ class PumpMarks:
         (entry,) = await self._key_value.get([_key(agent_id, task_id)])
         return entry
 
-    def is_elsewhere(self, entry: KvEntry | None) -> bool:
-        """Whether another hub that is alive reads it."""
+    async def is_elsewhere(self, entry: KvEntry | None) -> bool:
+        """Whether another hub that is alive reads it; waits until it is known who is."""
         if entry is None or not self._hubs.is_shared:
             return False
         hub = _read(entry).hub
-        return hub != self._hubs.me and self._hubs.is_alive(hub)
+        return hub != self._hubs.me and (self._hubs.is_alive(hub) or await self._hubs.is_surely_alive(hub))
 
     async def take(self, entry: KvEntry) -> bool:
         """Make the stream of a hub that is gone this one's; False: another was faster."""
@@ -88,7 +122,7 @@ class PumpMarks:
             value=self._value(TaskId(_read(entry).task)),
             revision=entry.revision,
             ttl_ms=self._retention_ms,
-            durability=Durability.LAZY,
+            durability=_LAZY,
         )
         (outcome,) = await self._key_value.write([update])
         return isinstance(outcome, KvWritten)

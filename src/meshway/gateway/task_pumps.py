@@ -18,6 +18,7 @@ import msgspec
 
 from meshway.engine.ports import KvEntry, KvWrite
 from meshway.gateway.agent_tasks import AgentTasks
+from meshway.gateway.patience import Patience
 from meshway.gateway.ports import AgentStream, StreamEvent
 from meshway.gateway.pump_marks import PumpMarks
 from meshway.kernel.clock import Clock
@@ -48,14 +49,14 @@ __all__ = ["Pump", "TaskPumps"]
 
 _log = logging.getLogger(__name__)
 
+# Hubs that begin to read one stream at the same moment: two, rarely.
+_CLAIMS_MAX = 8
 # Between two looks whether the hub that reads a stream is still there.
 _WATCH_S = 0.5
 # For a stream to say what the answer to a cancel has said already.
 _END_WITHIN_S = 2.0
 # Events handed to the log and not yet written: beyond them the agent waits.
 _UNWRITTEN_MAX = 256
-# Between two looks for an agent that is away, doubled each time; and between two questions to one that only answers.
-_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 5.0
 # Reattaching at a start, at once.
 _RECOVERING_MAX = 64
 # Compared for each event: a member of an enum class costs more to reach than a name of the module.
@@ -81,29 +82,6 @@ class Pump:
 
 class _ReadElsewhere(EngineUnavailable):
     """Another hub has taken the stream up."""
-
-
-class _Patience:
-    """With an agent whose stream broke: waits that double, until nothing was heard for too long."""
-
-    def __init__(self, clock: Clock, most_ms: int) -> None:
-        self._clock = clock
-        self._most_ms = most_ms
-        self._wait_s = 0.0
-        self._ends_ms = clock.monotonic_ms() + most_ms
-
-    @property
-    def is_over(self) -> bool:
-        return self._clock.monotonic_ms() >= self._ends_ms
-
-    def renew(self) -> None:
-        """Something was heard. The first try after that is made at once, the others wait."""
-        self._ends_ms = self._clock.monotonic_ms() + self._most_ms
-        self._wait_s = min(self._wait_s, _BACKOFF_FIRST_S)
-
-    async def wait(self) -> None:
-        await asyncio.sleep(self._wait_s)
-        self._wait_s = min(max(self._wait_s * 2, _BACKOFF_FIRST_S), _BACKOFF_MAX_S)
 
 
 class TaskPumps:
@@ -173,7 +151,23 @@ class TaskPumps:
         return running
 
     async def _is_elsewhere(self, owner: TaskOwner) -> bool:
-        return self._marks.is_shared and self._marks.is_elsewhere(await self._marks.read(owner.agent_id, owner.task_id))
+        return self._marks.is_shared and await self._marks.is_elsewhere(
+            await self._marks.read(owner.agent_id, owner.task_id)
+        )
+
+    async def _found_or_claimed(self, owner: TaskOwner, track: Track) -> Pump | None:
+        """The pump there is; None: the stream is this hub's to read, and no other hub may begin to.
+
+        Raises: EngineUnavailable.
+        """
+        key = (owner.agent_id, owner.task_id)
+        for _ in range(_CLAIMS_MAX):
+            running = await self.found(owner, track)
+            if running is not None or not self._marks.is_shared:
+                return running
+            if await self._marks.claim(*key):
+                return self._running.get(key)
+        raise EngineUnavailable("Other hubs begin to read the stream of this task at this moment; try again.")
 
     def mark(self, agent_id: AgentId, task_id: TaskId) -> KvWrite:
         """What makes another hub take the stream of this task up if this one dies; stored along with its record."""
@@ -189,7 +183,8 @@ class TaskPumps:
         await self._ready.wait()
         running = self._running.get((owner.agent_id, owner.task_id))
         if running is None and not is_marked:
-            running = await self.found(owner, track)
+            running = await self._found_or_claimed(owner, track)
+            is_marked = self._marks.is_shared
         if running is not None:
             # A further stream of a task that is read already: two would tell everything twice.
             await stream.aclose()
@@ -205,7 +200,7 @@ class TaskPumps:
         None: its turn has ended. Raises: TaskNotFound, UpstreamError, OperationUnsupported, EngineUnavailable.
         """
         await self._ready.wait()
-        running = await self.found(owner, track)
+        running = await self._found_or_claimed(owner, track)
         if running is not None:
             return running
         pump = self._begin(owner, track)
@@ -214,14 +209,20 @@ class TaskPumps:
         except OperationUnsupported:
             stream = None
         except BaseException:
-            self._end(pump)
+            self._let_go(pump)
             raise
         if stream is None and track.state.ends_turn:
-            self._end(pump)
+            self._let_go(pump)
             return None
         assert self._group is not None
-        self._group.create_task(self._pump(pump, stream, None, is_marked=False))
+        self._group.create_task(self._pump(pump, stream, None, is_marked=self._marks.is_shared))
         return pump
+
+    def _let_go(self, pump: Pump) -> None:
+        """Nothing is read after all."""
+        self._end(pump)
+        if self._marks.is_shared:
+            self._marks.remove_soon(pump.owner.agent_id, pump.owner.task_id)
 
     async def follow(
         self, pump: Pump, *, after: int, outlet: Outlet | None = None
@@ -350,7 +351,7 @@ class TaskPumps:
                 entry = await self._marks.read(owner.agent_id, owner.task_id)
                 if entry is None:
                     break
-                if not self._marks.is_elsewhere(entry) and await self._marks.take(entry):
+                if not await self._marks.is_elsewhere(entry) and await self._marks.take(entry):
                     await self._pump(pump, None, None, is_marked=True)
                     return
                 await asyncio.sleep(_WATCH_S)
@@ -360,7 +361,7 @@ class TaskPumps:
             self._end(pump)
 
     async def _read_to_the_end(self, pump: Pump, stream: AgentStream | None, first: StreamEvent | None) -> None:
-        patience = _Patience(self._clock, self._settings.reattach_for_ms)
+        patience = Patience(self._clock, self._settings.reattach_for_ms)
         # Whether the stream under way is one that was taken up again.
         again = False
         while True:
@@ -434,7 +435,7 @@ class TaskPumps:
         else:
             await track.append(drafts, at_ms=now_ms)
 
-    async def _reattach(self, pump: Pump, patience: "_Patience") -> AgentStream | None:
+    async def _reattach(self, pump: Pump, patience: "Patience") -> AgentStream | None:
         """A stream that goes on, None: the turn has ended. Raises: UpstreamUnreachable when patience has ended."""
         while True:
             reason = "it ended before the task did"
