@@ -42,9 +42,9 @@ def missing_tools(*names: str) -> list[str]:
     ]
 
 
-def pinned(core: int, command: Sequence[str]) -> list[str]:
-    """The command on one core; unpinned where the machine has no second one, or no taskset."""
-    if shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
+def pinned(core: int | None, command: Sequence[str]) -> list[str]:
+    """The command on one core; unpinned without one, and where the machine has no second one, or no taskset."""
+    if core is None or shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
         return list(command)
     return ["taskset", "-c", str(core), *command]
 
@@ -91,7 +91,7 @@ class Server:
 
 @contextmanager
 def started(
-    command: Sequence[str], *, core: int, log: Path, environ: Mapping[str, str] | None = None
+    command: Sequence[str], *, core: int | None, log: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
     """Run until the block ends; then SIGTERM, and SIGKILL for what does not listen."""
     with log.open("wb") as output:

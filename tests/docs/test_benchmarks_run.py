@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks import queues, relay, tasks
+from benchmarks import mesh, queues, relay, tasks
 from benchmarks.table import render
 
 
@@ -76,7 +76,25 @@ def test_the_task_benchmark_finishes_every_task_and_every_stream_it_counts():
     assert not [row for row in rows if "FAILED" in str(row.get("remark", ""))]
 
 
-@pytest.mark.parametrize("module", ["benchmarks.relay", "benchmarks.engine", "benchmarks.queues", "benchmarks.tasks"])
+# Eight processes start one after another, on however many cores there are.
+@pytest.mark.timeout(300)
+def test_the_mesh_benchmark_measures_each_call_at_each_size_or_says_what_is_missing():
+    rows = mesh.run(quick=True)
+    if not all(map(shutil.which, ("wrk", "nginx"))):
+        assert all("is not installed" in str(row["note"]) for row in rows)
+        return
+    calls = [row for row in rows if "hub cpu us/call" in row]
+    assert {row["table"].partition(",")[0] for row in calls} == {call.name for call in mesh.CALLS}
+    assert {row["hubs"] for row in calls} == {"embedded", "1 x NATS", "2 x NATS"}
+    assert all(row["calls/s"] > 0 and "FAILED" not in str(row["remark"]) for row in calls)
+    assert all(row["messages/s"] > 0 for row in rows if "messages/s" in row)
+    assert len([row for row in rows if "x nats-py" in row]) == 2
+
+
+_BENCHMARKS = ["relay", "engine", "queues", "tasks", "mesh"]
+
+
+@pytest.mark.parametrize("module", [f"benchmarks.{name}" for name in _BENCHMARKS])
 def test_every_benchmark_has_the_form_the_runner_expects(module):
     benchmark = importlib.import_module(module)
     assert module == f"benchmarks.{benchmark.NAME}"
