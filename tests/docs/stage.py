@@ -36,6 +36,9 @@ class Beside:
 class Stage:
     """Free ports stand in place of those the documents name."""
 
+    # A block in a terminal of its own is there by then.
+    beside_within_s = 15.0
+
     def __init__(self, folder: Path) -> None:
         self.hub_port, self.agent_port = free_port(), free_port()
         self.folder = folder
@@ -98,6 +101,10 @@ class Stage:
         # A worker need not be there when work comes; who listens must be.
         figure = "meshway_socket_connections" if "worker" in block.code else "meshway_channel_listeners"
         before = self.figure(figure)
+        self._begin_beside(block, command, is_there=lambda output: self.figure(figure) > before)
+
+    def _begin_beside(self, block: Block, command: list[str], *, is_there: Callable[[str], bool]) -> None:
+        """Start it, and return once `is_there` says so of what it has printed."""
         output = self.folder / f"beside-{block.line}.txt"
         with output.open("w") as file:
             process = subprocess.Popen(
@@ -111,8 +118,9 @@ class Stage:
             )
         self.beside.append(Beside(block, process, output))
         poll(
-            lambda: self.figure(figure) > before or process.poll() is not None,
-            failure=lambda: f"the hub never saw line {block.line}: {output.read_text()}",
+            lambda: is_there(output.read_text()) or process.poll() is not None,
+            failure=lambda: f"nobody has seen line {block.line}: {output.read_text()}",
+            timeout_s=self.beside_within_s,
         )
         assert process.poll() is None, f"line {block.line} ended with {process.returncode}: {output.read_text()}"
 
