@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from benchmarks.table import Row, render
 
-_NAMES = ("relay", "engine", "queues", "tasks", "mesh")
+_NAMES = ("relay", "engine", "queues", "tasks", "mesh", "scale")
 _RESULTS = Path(__file__).parent / "results"
 
 

@@ -1,9 +1,10 @@
 """What a call costs with one, two and four hubs over one NATS node, beside the embedded store and beside bare nats-py.
 
-Every hub has its own clients, and as many of them in each mesh, so a mesh of four is asked for four times as much at
-once. Nothing is pinned to a core: hubs, server, load and agents share the machine, and the figure to look at is the
-processor time of the hubs for each call. What idle hubs take (beats, sweeps) is taken off and has a table of its own.
-Rounds go around all meshes, so that a slow minute meets them alike; medians are shown.
+Nothing is pinned to a core: hubs, server, load and agents share the machine, and the figure to look at is the processor
+time of all hubs of a mesh for each call. It is taken while one of them is asked, each in turn, and instances wait at
+all: four busy hubs on two cores would only show what too few cores cost. Rates are those of all hubs asked at once.
+What idle hubs take (beats, sweeps) is taken off and has a table of its own. Rounds go around all meshes, so that a slow
+minute meets them alike; medians are shown.
 """
 
 import json
@@ -17,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.hub import call_status
+from benchmarks.hub import Hub, call_status
 from benchmarks.mesh_site import Mesh, Nats, embedded_started, mesh_started, monitored_nats, worker_at
 from benchmarks.nginx import agent_configuration, nginx_command
 from benchmarks.peers import nats_version
@@ -30,7 +31,7 @@ __all__ = ["NAME", "Round", "run"]
 
 NAME = "mesh"
 _SIZES, _SIZES_QUICK = (1, 2, 4), (1, 2)
-_ROUNDS, _SECONDS = 5, 3.0
+_ROUNDS, _SECONDS = 4, 3.0
 _CONNECTIONS = 32
 _IN_FLIGHT_AGAINST_NATS = 128
 _RELAY, _ENQUEUE, _TASK = "unary relay", "durable enqueue of 1 KiB", "durable task through an instance"
@@ -73,14 +74,48 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of load on one mesh; processor time in microseconds a call, without what idle hubs take."""
+    """One round of load on one mesh; times and messages a call, without what idle hubs take."""
 
-    calls: int
     per_s: float
     p50_ms: float
     failed: int
     hub_us: float
+    # The part of it at hubs that were not asked.
+    others_us: float
     nats_us: float
+    nats_in: float
+    nats_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """What the NATS server has done."""
+
+    cpu_s: float
+    received: float
+    sent: float
+
+    @classmethod
+    def so_far(cls, nats: Nats) -> "_Spent":
+        figures = nats.figures()
+        return cls(nats.server.cpu_s, float(str(figures["in_msgs"])), float(str(figures["out_msgs"])))
+
+    def since(self, before: "_Spent") -> "_Spent":
+        return _Spent(self.cpu_s - before.cpu_s, self.received - before.received, self.sent - before.sent)
+
+    def without(self, idle_a_second: "_Spent", seconds: float) -> "_Spent":
+        return self.since(
+            _Spent(idle_a_second.cpu_s * seconds, idle_a_second.received * seconds, idle_a_second.sent * seconds)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The server, and what it and each mesh take without calls, a second."""
+
+    nats: Nats
+    idle_nats: _Spent
+    idle_cpu: Mapping[str, float]
 
 
 CALLS = (
@@ -99,11 +134,11 @@ def run(quick: bool) -> list[Row]:  # noqa: FBT001 (every benchmark has this one
         return [{"table": _RELAY, "note": each} for each in missing]
     sizes, rounds, seconds = (_SIZES_QUICK, 1, 1.0) if quick else (_SIZES, _ROUNDS, _SECONDS)
     with tempfile.TemporaryDirectory(prefix="meshway-bench-") as name, _site(Path(name), sizes) as (nats, meshes):
-        idle = {mesh.name: _idle_cpu(mesh, seconds=seconds * (1 if quick else 3)) for mesh in meshes}
+        site = _idle(nats, meshes, seconds=1 if quick else 20)
         rows: list[Row] = []
         for call in CALLS:
-            rows += _rows_of(call, nats, meshes, idle=idle, rounds=rounds, seconds=seconds, folder=Path(name))
-        rows += [_idle_row(mesh, idle[mesh.name]) for mesh in meshes]
+            rows += _rows_of(call, site, meshes, rounds=rounds, seconds=seconds, folder=Path(name))
+        rows += [_idle_row(mesh, site.idle_cpu[mesh.name]) for mesh in meshes]
         one = next(mesh for mesh in meshes if mesh.name == _name_of(1))
         rows += _rows_against_nats(nats, one, rounds=rounds, seconds=seconds, folder=Path(name))
     return rows
@@ -143,17 +178,9 @@ def _name_of(size: int) -> str:
 # --- a call at each mesh ---
 
 
-def _rows_of(
-    call: Call,
-    nats: Nats,
-    meshes: Sequence[Mesh],
-    *,
-    idle: Mapping[str, float],
-    rounds: int,
-    seconds: float,
-    folder: Path,
-) -> list[Row]:
-    taken: dict[str, list[Round]] = {mesh.name: [] for mesh in meshes}
+def _rows_of(call: Call, site: Site, meshes: Sequence[Mesh], *, rounds: int, seconds: float, folder: Path) -> list[Row]:
+    together: dict[str, list[Round]] = {mesh.name: [] for mesh in meshes}
+    in_turn: dict[str, list[Round]] = {mesh.name: [] for mesh in meshes}
     with ExitStack() as stack:
         if call.name == _TASK:
             for mesh in meshes:
@@ -162,50 +189,71 @@ def _rows_of(
                 stack.enter_context(worker_at(mesh, place))
         for mesh in meshes:
             call.check(mesh)
-            _load(call, nats, mesh, idle_cpu=0.0, seconds=1, folder=folder)
-        for _ in range(rounds):
+            _load(call, site, mesh, mesh.hubs, seconds=1, folder=folder)
+        for number in range(rounds):
             for mesh in meshes:
-                taken[mesh.name].append(
-                    _load(call, nats, mesh, idle_cpu=idle[mesh.name], seconds=seconds, folder=folder)
-                )
-    return _compare(call, meshes, taken)
+                asked = [mesh.hubs[number % len(mesh.hubs)]]
+                in_turn[mesh.name].append(_load(call, site, mesh, asked, seconds=seconds, folder=folder))
+                if len(mesh.hubs) == 1:
+                    together[mesh.name].append(in_turn[mesh.name][-1])
+                else:
+                    together[mesh.name].append(_load(call, site, mesh, mesh.hubs, seconds=seconds, folder=folder))
+    return _compare(call, meshes, in_turn=in_turn, together=together)
 
 
-def _load(call: Call, nats: Nats, mesh: Mesh, *, idle_cpu: float, seconds: float, folder: Path) -> Round:
-    urls = [hub.url + call.path for hub in mesh.hubs]
-    hub_s, nats_s, began = mesh.cpu_s, nats.server.cpu_s, time.perf_counter()
+def _load(call: Call, site: Site, mesh: Mesh, asked: Sequence[Hub], *, seconds: float, folder: Path) -> Round:
+    """One wrk at each hub that is asked; the processor time of all hubs of the mesh."""
+    spent, others_s, began = _Spent.so_far(site.nats), mesh.cpu_s - _cpu_s(asked), time.perf_counter()
+    asked_s = _cpu_s(asked)
+    urls = [hub.url + call.path for hub in asked]
     loads = run_wrk_each(urls, call.body, connections=_CONNECTIONS, seconds=seconds, key=mesh.key, folder=folder)
     time.sleep(_AFTERMATH_S)
     elapsed = time.perf_counter() - began
     calls = max(sum(load.requests for load in loads), 1)
+    idle_s = site.idle_cpu.get(mesh.name, 0.0) / len(mesh.hubs) * elapsed
+    others_us = max(0.0, mesh.cpu_s - _cpu_s(asked) - others_s - idle_s * (len(mesh.hubs) - len(asked))) / calls * 1e6
+    asked_us = max(0.0, _cpu_s(asked) - asked_s - idle_s * len(asked)) / calls * 1e6
+    nats = _Spent.so_far(site.nats).since(spent).without(site.idle_nats, elapsed)
     return Round(
-        calls=calls,
         per_s=sum(load.per_s for load in loads),
         p50_ms=statistics.median(load.p50_ms for load in loads),
         failed=sum(load.failed for load in loads),
-        hub_us=max(0.0, mesh.cpu_s - hub_s - idle_cpu * elapsed) / calls * 1e6,
-        nats_us=(nats.server.cpu_s - nats_s) / calls * 1e6,
+        hub_us=asked_us + others_us,
+        others_us=others_us,
+        nats_us=nats.cpu_s / calls * 1e6,
+        nats_in=nats.received / calls,
+        nats_out=nats.sent / calls,
     )
 
 
-def _compare(call: Call, meshes: Sequence[Mesh], taken: Mapping[str, list[Round]]) -> list[Row]:
-    hub_us = {name: statistics.median(each.hub_us for each in rounds) for name, rounds in taken.items()}
+def _cpu_s(hubs: Sequence[Hub]) -> float:
+    return sum(hub.server.cpu_s for hub in hubs)
+
+
+def _compare(
+    call: Call, meshes: Sequence[Mesh], *, in_turn: Mapping[str, list[Round]], together: Mapping[str, list[Round]]
+) -> list[Row]:
+    hub_us = {name: statistics.median(each.hub_us for each in rounds) for name, rounds in in_turn.items()}
     one_us, embedded_us = hub_us[_name_of(1)], hub_us["embedded"]
     rows: list[Row] = []
     for mesh in meshes:
-        rounds = taken[mesh.name]
-        is_mesh, failed = mesh.name != "embedded", sum(each.failed for each in rounds)
+        rounds, all_asked = in_turn[mesh.name], together[mesh.name]
+        is_mesh = mesh.name != "embedded"
+        failed = sum(each.failed for each in (*rounds, *all_asked))
         rows.append(
             {
-                "table": f"{call.name}, {_CONNECTIONS} in flight a hub",
+                "table": f"{call.name}, {_CONNECTIONS} in flight at each hub that is asked",
                 "hubs": mesh.name,
-                "calls/s": statistics.median(each.per_s for each in rounds),
-                "p50 ms": statistics.median(each.p50_ms for each in rounds),
-                "hub cpu us/call": hub_us[mesh.name],
+                "calls/s, all asked": statistics.median(each.per_s for each in all_asked),
+                "p50 ms": statistics.median(each.p50_ms for each in all_asked),
+                "hub cpu us/call, one asked": hub_us[mesh.name],
                 "spread %": _spread(rounds),
+                "at the others": statistics.median(each.others_us for each in rounds) if len(mesh.hubs) > 1 else None,
                 "x one hub": hub_us[mesh.name] / one_us if is_mesh and one_us else None,
                 "x embedded": hub_us[mesh.name] / embedded_us if is_mesh and embedded_us else None,
-                "NATS cpu us/call": statistics.median(each.nats_us for each in rounds) if is_mesh else None,
+                "NATS cpu us": statistics.median(each.nats_us for each in rounds) if is_mesh else None,
+                "NATS in": statistics.median(each.nats_in for each in rounds) if is_mesh else None,
+                "NATS out": statistics.median(each.nats_out for each in rounds) if is_mesh else None,
                 "aim": f"<= {_DEARER_MAX:.2f} x one hub" if is_mesh and mesh is meshes[-1] else "",
                 "remark": f"{failed} FAILED" if failed else "",
             }
@@ -223,11 +271,17 @@ def _spread(rounds: Sequence[Round]) -> float | None:
 # --- idle ---
 
 
-def _idle_cpu(mesh: Mesh, *, seconds: float) -> float:
-    """Seconds of processor time a second, all its hubs together."""
-    before, began = mesh.cpu_s, time.perf_counter()
+def _idle(nats: Nats, meshes: Sequence[Mesh], *, seconds: float) -> Site:
+    """Everybody at once, and nobody is asked anything."""
+    cpu_s, spent, began = {mesh.name: mesh.cpu_s for mesh in meshes}, _Spent.so_far(nats), time.perf_counter()
     time.sleep(seconds)
-    return (mesh.cpu_s - before) / (time.perf_counter() - began)
+    elapsed = time.perf_counter() - began
+    taken = _Spent.so_far(nats).since(spent)
+    return Site(
+        nats,
+        _Spent(taken.cpu_s / elapsed, taken.received / elapsed, taken.sent / elapsed),
+        {mesh.name: (mesh.cpu_s - cpu_s[mesh.name]) / elapsed for mesh in meshes},
+    )
 
 
 def _idle_row(mesh: Mesh, idle_cpu: float) -> Row:

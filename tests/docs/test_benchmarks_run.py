@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks import mesh, queues, relay, tasks
+from benchmarks import mesh, queues, relay, scale, tasks
 from benchmarks.table import render
 
 
@@ -83,15 +83,26 @@ def test_the_mesh_benchmark_measures_each_call_at_each_size_or_says_what_is_miss
     if not all(map(shutil.which, ("wrk", "nginx"))):
         assert all("is not installed" in str(row["note"]) for row in rows)
         return
-    calls = [row for row in rows if "hub cpu us/call" in row]
+    calls = [row for row in rows if "x one hub" in row]
     assert {row["table"].partition(",")[0] for row in calls} == {call.name for call in mesh.CALLS}
     assert {row["hubs"] for row in calls} == {"embedded", "1 x NATS", "2 x NATS"}
-    assert all(row["calls/s"] > 0 and "FAILED" not in str(row["remark"]) for row in calls)
+    assert all(row["calls/s, all asked"] > 0 and "FAILED" not in str(row["remark"]) for row in calls)
     assert all(row["messages/s"] > 0 for row in rows if "messages/s" in row)
     assert len([row for row in rows if "x nats-py" in row]) == 2
 
 
-_BENCHMARKS = ["relay", "engine", "queues", "tasks", "mesh"]
+@pytest.mark.timeout(240)
+def test_the_scale_benchmark_measures_its_constants_and_calculates_every_step():
+    rows = scale.run(quick=True)
+    constants = {str(row["constant"]): row["now"] for row in rows if "constant" in row}
+    if shutil.which("wrk") is not None:
+        assert min(constants[name] for name in ("beat_us", "entry_us", "task_us", "task_entries", "hub_mb")) > 0
+    fleets = [row for row in rows if "breaks first" in row]
+    assert {row["hubs"] for row in fleets} == {3, 30, 300, 1_000}
+    assert fleets[0]["breaks first"] == "holds"
+
+
+_BENCHMARKS = ["relay", "engine", "queues", "tasks", "mesh", "scale"]
 
 
 @pytest.mark.parametrize("module", [f"benchmarks.{name}" for name in _BENCHMARKS])
