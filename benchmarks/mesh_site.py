@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from benchmarks.hub import Hub, call_status
 from benchmarks.peers import nats_started
@@ -63,10 +64,11 @@ class Mesh:
 
 
 @contextmanager
-def monitored_nats(folder: Path, *, options: str = "") -> Iterator[Nats]:
-    """`sync_interval: always`, on any core. Raises: TimeoutError."""
+def monitored_nats(folder: Path, *, sync: str = "always", options: str = "") -> Iterator[Nats]:
+    """On any core. Raises: TimeoutError."""
     monitor = free_port()
-    with nats_started(folder, core=None, options=f'http: "127.0.0.1:{monitor}"\n{options}') as (server, port):
+    lines = f'http: "127.0.0.1:{monitor}"\n{options}'
+    with nats_started(folder, core=None, sync=sync, options=lines) as (server, port):
         nats = Nats(server, f"nats://127.0.0.1:{port}", monitor)
         until(lambda: _is_monitored(nats))
         yield nats
@@ -74,7 +76,7 @@ def monitored_nats(folder: Path, *, options: str = "") -> Iterator[Nats]:
 
 @contextmanager
 def cluster_started(folder: Path) -> Iterator[Sequence[Nats]]:
-    """Three of them, which know each other. Hubs wait by themselves until they have a leader."""
+    """Three of them, which have elected a leader and see each other. Raises: TimeoutError."""
     routes = [free_port() for _ in range(3)]
     known = ", ".join(f'"nats-route://127.0.0.1:{port}"' for port in routes)
     with ExitStack() as stack:
@@ -84,6 +86,7 @@ def cluster_started(folder: Path) -> Iterator[Sequence[Nats]]:
                 f'server_name: n{number}\ncluster {{ name: bench, listen: "127.0.0.1:{port}", routes: [{known}] }}'
             )
             nodes.append(stack.enter_context(monitored_nats(folder / f"n{number}", options=options)))
+        until(lambda: any(_leads_all(node) for node in nodes), timeout_s=60)
         yield nodes
 
 
@@ -149,6 +152,12 @@ def _is_ready(server: Server, url: str) -> bool:
         return call_status(url, "/readyz")[0] == 200
     except OSError:
         return False
+
+
+def _leads_all(node: Nats) -> bool:
+    meta = cast("dict[str, object]", node.figures("jsz").get("meta_cluster") or {})
+    others = cast("list[dict[str, object]]", meta.get("replicas") or [])
+    return len(others) == 2 and all(each.get("current") and not each.get("offline") for each in others)
 
 
 def _is_monitored(nats: Nats) -> bool:

@@ -25,7 +25,7 @@ async def _publish(url: str, in_flight: int, seconds: float, body: bytes) -> dic
     stream = connection.jetstream(timeout=_TIMEOUT_S)
     settings = NatsSettings(prefix=_PREFIX)
     layout = Layout(settings)
-    config = next(each for each in layout.configs(settings, 1) if each["name"] == layout.queue_stream)
+    config = layout.configs(settings, 1)[layout.queue_stream]
     try:
         await stream.stream_info(layout.queue_stream)
     except NotFoundError:

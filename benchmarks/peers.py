@@ -39,14 +39,16 @@ def redis_started(folder: Path) -> Iterator[tuple[Server, int]]:
 
 
 @contextmanager
-def nats_started(folder: Path, *, core: int | None = SERVER_CORE, options: str = "") -> Iterator[tuple[Server, int]]:
-    """`sync_interval: always`; also its port. `options` are further lines of its file. Raises: TimeoutError."""
+def nats_started(
+    folder: Path, *, core: int | None = SERVER_CORE, sync: str = "always", options: str = ""
+) -> Iterator[tuple[Server, int]]:
+    """`sync` is its `sync_interval`; also its port. `options` are further lines of its file. Raises: TimeoutError."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = folder / "nats.conf"
     config.write_text(
         f"host: 127.0.0.1\nport: {port}\n"
-        f'jetstream {{ store_dir: "{folder / "data"}", sync_interval: always }}\n{options}\n'
+        f'jetstream {{ store_dir: "{folder / "data"}", sync_interval: {sync} }}\n{options}\n'
     )
     with started([str(_NATS), "-c", str(config)], core=core, log=folder / "nats.log") as server:
         until(lambda: _accepts(port))
