@@ -7,7 +7,17 @@ from pathlib import Path
 from benchmarks.peers import nats_version
 from benchmarks.processes import missing_tools
 from benchmarks.scale_measures import measure
-from benchmarks.scale_model import LIMITS, MEASURED, STEPS, Constants, first_to_break, need_of, tasks_per_s
+from benchmarks.scale_model import (
+    LIMITS,
+    MEASURED,
+    STEPS,
+    Constants,
+    first_to_break,
+    meshes_needed,
+    need_of,
+    relays_per_s,
+    tasks_per_s,
+)
 from benchmarks.table import Row
 
 __all__ = ["NAME", "run"]
@@ -69,6 +79,7 @@ def _fleet_rows(constants: Constants) -> list[Row]:
                     "writes/s": need.writes_s,
                     "server MB": need.server_mb,
                     "disk GB": need.disk_gb,
+                    "meshes": meshes_needed(replace(fleet, retention_s=days * _DAY_S), constants),
                     "breaks first": ", ".join(f"{name} ({times:.1f} x)" for name, times in broken[:3]) or "holds",
                 }
             )
@@ -84,10 +95,11 @@ def _growth_rows(constants: Constants) -> list[Row]:
             rate, reason = tasks_per_s(hubs, constants, limits)
             rows.append(
                 {
-                    "table": "durable tasks a second by hubs of one core, over three servers of eight cores",
+                    "table": "calls a second by hubs of one core, over three servers of eight cores",
                     "a sync takes ms": fsync_ms,
                     "hubs": hubs,
-                    "tasks/s": rate,
+                    "relayed messages/s": relays_per_s(hubs, constants, limits),
+                    "durable tasks/s": rate,
                     "x one hub": rate / one,
                     "limit": reason,
                 }

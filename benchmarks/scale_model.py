@@ -4,7 +4,8 @@ The constants are measured (`benchmarks/scale_measures.py`); `docs/internals/sca
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 __all__ = [
     "LIMITS",
@@ -15,7 +16,9 @@ __all__ = [
     "Limits",
     "Need",
     "first_to_break",
+    "meshes_needed",
     "need_of",
+    "relays_per_s",
     "tasks_per_s",
 ]
 
@@ -176,6 +179,29 @@ def first_to_break(need: Need, limits: Limits = LIMITS) -> Sequence[tuple[str, f
     return sorted(((name, share) for name, share in shares.items() if share > 1), key=lambda each: -each[1])
 
 
+def meshes_needed(fleet: Fleet, one: Constants, limits: Limits = LIMITS) -> int:
+    """Into how many meshes of their own clusters the fleet must be split, evenly, for each to hold."""
+    for meshes in range(1, fleet.hubs + 1):
+        part = replace(
+            fleet,
+            hubs=ceil(fleet.hubs / meshes),
+            agents=ceil(fleet.agents / meshes),
+            connected=ceil(fleet.connected / meshes),
+            queues=ceil(fleet.queues / meshes),
+            worked_queues=ceil(fleet.worked_queues / meshes),
+            tasks_a_day=fleet.tasks_a_day / meshes,
+        )
+        if not first_to_break(need_of(part, one), limits):
+            return meshes
+    return fleet.hubs
+
+
+def relays_per_s(hubs: int, one: Constants, limits: Limits = LIMITS) -> float:
+    """Relayed calls of messages a second: they pass no server, so only beats are in the way."""
+    room = limits.hub_cpu - one.hub_idle_cpu - hubs / one.beat_interval_s * one.beat_us / 1e6
+    return hubs * max(0.0, room) / (one.relay_us / 1e6)
+
+
 def tasks_per_s(hubs: int, one: Constants, limits: Limits = LIMITS) -> tuple[float, str]:
     """How many tasks a second so many hubs of one core do over one cluster, and what stops them there."""
     beats_s = hubs / one.beat_interval_s
@@ -193,31 +219,31 @@ def tasks_per_s(hubs: int, one: Constants, limits: Limits = LIMITS) -> tuple[flo
     return max(0.0, by[reason]), reason
 
 
-# One core of a shared two-core machine (AMD EPYC), a busy one; `make bench-scale` measures them again.
+# Two busy cores (AMD EPYC) for everything; `make bench-scale` measures all of it but `relay_us` (`make bench-mesh`).
 MEASURED = Constants(
-    hub_idle_cpu=0.005,
+    hub_idle_cpu=0.006,
     beat_interval_s=0.5,
-    beat_us=40,
-    sign_us=2,
-    entry_us=40,
-    agent_change_us=100,
-    task_us=1_600,
+    beat_us=30,
+    sign_us=0.6,
+    entry_us=33,
+    agent_change_us=240,
+    task_us=1_500,
     relay_us=100,
-    hub_mb=70,
-    agent_hub_bytes=4_000,
-    queue_hub_bytes=1_000,
+    hub_mb=62,
+    agent_hub_bytes=3_600,
+    queue_hub_bytes=500,
     task_entries=4.1,
     task_stored=8,
-    task_in=11.7,
-    task_out=13,
+    task_in=12.7,
+    task_out=14,
     task_subjects=2,
-    task_disk_bytes=3_000,
-    server_write_us=180,
-    server_in_us=10,
-    server_out_us=3,
-    subject_bytes=230,
-    consumer_bytes=47_000,
-    agent_stored_bytes=1_000,
+    task_disk_bytes=2_700,
+    server_write_us=400,
+    server_in_us=25,
+    server_out_us=0.7,
+    subject_bytes=290,
+    consumer_bytes=48_000,
+    agent_stored_bytes=1_900,
 )
 
 # Agents that connect out wait at their inboxes: one in ten is connected.

@@ -5,7 +5,18 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.scale_model import LIMITS, MEASURED, STEPS, Fleet, Limits, first_to_break, need_of, tasks_per_s
+from benchmarks.scale_model import (
+    LIMITS,
+    MEASURED,
+    STEPS,
+    Fleet,
+    Limits,
+    first_to_break,
+    meshes_needed,
+    need_of,
+    relays_per_s,
+    tasks_per_s,
+)
 
 _SMALL = Fleet(hubs=3, agents=1_000, tasks_a_day=100_000, worked_queues=100)
 
@@ -59,6 +70,19 @@ def test_a_small_fleet_holds_and_the_largest_one_does_not():
 )
 def test_each_limit_is_named_when_it_is_the_one_that_breaks(limits, named):
     assert [name for name, _ in first_to_break(need_of(_SMALL, MEASURED), limits)] == [named]
+
+
+def test_relayed_calls_grow_with_the_hubs_less_what_beats_take():
+    one, hundred = (relays_per_s(hubs, MEASURED) for hubs in (1, 100))
+    assert 0.97 * 100 * one < hundred < 100 * one
+
+
+def test_a_fleet_that_is_split_enough_holds():
+    assert meshes_needed(STEPS[0], MEASURED) == 1
+    largest = STEPS[-1]
+    meshes = meshes_needed(largest, MEASURED)
+    assert meshes == 75
+    assert meshes * LIMITS.cluster_consumers >= largest.worked_queues > (meshes - 1) * LIMITS.cluster_consumers
 
 
 def test_hubs_that_hear_nothing_of_each_other_grow_in_proportion_until_the_disk_ends_it():
