@@ -6,12 +6,25 @@ from types import TracebackType
 
 import structlog
 
+from meshway.kernel.errors import EngineError
+
 __all__ = ["Duties"]
 
 _log = structlog.get_logger()
 
 # A duty that fails at once must not spin; one that failed by bad luck should be back soon.
 _RESTART_PAUSE_S = 1.0
+
+
+def _engine_errors(error: Exception) -> str | None:
+    """What the engine said, where nothing else is wrong."""
+    if isinstance(error, EngineError):
+        return error.detail
+    if isinstance(error, ExceptionGroup):
+        found = [_engine_errors(each) for each in error.exceptions]
+        if all(each is not None for each in found):
+            return found[0]
+    return None
 
 
 class Duties:
@@ -41,7 +54,12 @@ class Duties:
             try:
                 await duty()
             except Exception as error:  # noqa: BLE001  the boundary of a duty: one failure must not end the hub
-                _log.error("duty_failed", duty=name, exc_info=error)
+                away = _engine_errors(error)
+                if away is None:
+                    _log.error("duty_failed", duty=name, exc_info=error)
+                else:
+                    # It goes on where it was as soon as the engine is back.
+                    _log.warning("duty_waits_for_engine", duty=name, reason=away)
                 await asyncio.sleep(_RESTART_PAUSE_S)
             else:
                 return

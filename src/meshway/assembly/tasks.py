@@ -182,6 +182,7 @@ def _work(
         hub_id=hubs.me if hubs.is_shared else "",
         is_alive=hubs.is_surely_alive if hubs.is_shared else None,
     )
+    ground.mesh.duties.start("idempotency_keys", keys.run)
     accept_task = AcceptTask(places, push_configs=push_configs)
     return _Work(
         accept_task=accept_task,

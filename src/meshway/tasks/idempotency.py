@@ -4,10 +4,11 @@ One record per key under `idem.<digest>`, stored and synced before anything is d
 the hub finds it. Retries that come while the first is under way at this hub share its `Flight`: they cost no write.
 
     nothing ──begin──> running ──remember_task──> running, with its task ──finish──> done
-                          └────────── abandon ──> nothing: it certainly did not happen
+                          ├────────── abandon ──> nothing: it certainly did not happen
+                          └──────────── lose ───> lost: nobody will say how it ended
 
 A record that still says `running` after a crash, without a task, has an unknown outcome: the agent may have acted. One
-that another hub is at, which is alive, is waited for.
+that another hub is at, which is alive, is waited for; so what could not be written when it ended is written later.
 """
 
 import asyncio
@@ -52,6 +53,8 @@ _RETENTION_MS = 86_400_000
 _ANSWER_BYTES_MAX = 65_536
 # Records behind which nothing was done: calls cut off in the very moment of their first write, abandoned ones.
 _VOID_MAX = 1_000
+# Before what could not be written is tried again.
+_RETRY_S = 1.0
 # Between two looks at what another hub is at.
 _LOOK_S = 0.2
 
@@ -61,7 +64,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     content: str
     flight: str
-    state: Literal["running", "done"] = "running"
+    state: Literal["running", "done", "lost"] = "running"
     begun_at_ms: int
     task_id: TaskId | None = None
     answer: str | None = None
@@ -74,7 +77,10 @@ _decode_record = msgspec.json.Decoder(_Record).decode
 
 
 class IdempotencyKeys:
-    """One per hub; used from the event loop only. There are as many flights as calls with a key under way."""
+    """One per hub; used from the event loop only. There are as many flights as calls with a key under way.
+
+    `run` is a duty of the hub.
+    """
 
     def __init__(
         self,
@@ -94,6 +100,38 @@ class IdempotencyKeys:
         self._flights: dict[str, _KeptFlight] = {}
         # Name -> flight of a record behind which nothing was done, should it be found.
         self._void: OrderedDict[str, str] = OrderedDict()
+        # Ends of flights that the store does not have yet; without a write: their record is void, if it is there.
+        self._unsaid: dict[str, tuple[_KeptFlight, KvUpdate | KvDelete | None]] = {}
+        self._unsaid_work = asyncio.Event()
+
+    async def run(self) -> None:
+        """Write what could not be written when it happened, for ever."""
+        while True:
+            await self._unsaid_work.wait()
+            self._unsaid_work.clear()
+            unsaid, self._unsaid = self._unsaid, {}
+            for kept, write in unsaid.values():
+                if write is None:
+                    await self._remove_void(kept)
+                else:
+                    await self._write(kept, write)
+            if self._unsaid:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _remove_void(self, kept: "_KeptFlight") -> None:
+        """Nothing was done behind a record of which nobody knows whether it was kept."""
+        try:
+            (entry,) = await self._key_value.get([kept.name])
+        except EngineUnavailable:
+            self._say_later(kept, None)
+            return
+        if entry is not None and _decode(entry).flight == kept.record.flight:
+            await self._write(kept, KvDelete(key=kept.name, revision=entry.revision))
+
+    def _say_later(self, kept: "_KeptFlight", write: KvUpdate | KvDelete | None) -> None:
+        if len(self._unsaid) < _VOID_MAX:
+            self._unsaid[kept.name] = (kept, write)
+            self._unsaid_work.set()
 
     async def begin(self, request: KeyedRequest) -> Begun | Joined | Conflicting | Unknown:
         """Begun: this caller acts, and ends the flight with `finish`, `abandon` or `lose`, whatever happens.
@@ -119,6 +157,9 @@ class IdempotencyKeys:
                 self._flights.pop(name, None)
                 if kept.found is None:
                     self._remember_void(kept)
+                    if self._is_alive is not None:
+                        # Other hubs would wait for it.
+                        self._say_later(kept, None)
             kept.flight.set_begun()
 
     async def _begin(self, kept: "_KeptFlight", request: KeyedRequest) -> Begun | Joined | Conflicting | Unknown:
@@ -211,6 +252,10 @@ class IdempotencyKeys:
         if kept is not None and kept.flight is flight:
             flight.lose()
             self._forget(kept)
+            if self._is_alive is not None:
+                # Other hubs would wait for it.
+                kept.record = msgspec.structs.replace(kept.record, state="lost")
+                self._say_later(kept, self._update_of(kept))
 
     def _forget(self, kept: "_KeptFlight") -> None:
         if self._flights.get(kept.name) is kept:
@@ -219,18 +264,20 @@ class IdempotencyKeys:
     async def _update(self, kept: "_KeptFlight", record: _Record) -> None:
         kept.record = record
         async with kept.writing:
-            write = KvUpdate(
-                key=kept.name,
-                value=_encode(record),
-                revision=kept.revision,
-                ttl_ms=self._retention_ms,
-                # A crash of the hub loses nothing of it, and a power cut no more than that a retry is not told.
-                durability=Durability.LAZY,
-            )
-            await self._write(kept, write)
+            await self._write(kept, self._update_of(kept))
+
+    def _update_of(self, kept: "_KeptFlight") -> KvUpdate:
+        return KvUpdate(
+            key=kept.name,
+            value=_encode(kept.record),
+            revision=kept.revision,
+            ttl_ms=self._retention_ms,
+            # A crash of the hub loses nothing of it, and a power cut no more than that a retry is not told.
+            durability=Durability.LAZY,
+        )
 
     async def _write(self, kept: "_KeptFlight", write: KvUpdate | KvDelete) -> None:
-        """What was done is done, whether it can be noted or not; so this raises nothing."""
+        """What was done is done, whether it can be noted or not; so this raises nothing, and tries again later."""
         reason = "no clear outcome"
         for _ in range(_ROUNDS_MAX):
             try:
@@ -251,6 +298,7 @@ class IdempotencyKeys:
                 case Undecided():
                     continue
         _log.warning("idempotency_record_not_written", extra={"key": kept.name, "reason": reason})
+        self._say_later(kept, write)
 
 
 class _KeptFlight:
@@ -310,11 +358,10 @@ def _is_done(write: KvUpdate | KvDelete, current: KvEntry) -> bool:
 def _judge(record: _Record, request: KeyedRequest) -> Joined | Conflicting | Unknown:
     if record.content != request.content_digest:
         return Conflicting(request.key)
-    is_running = record.state == "running"
-    if is_running and record.task_id is None:
+    if record.state != "done" and record.task_id is None:
         return Unknown(record.begun_at_ms)
     answer = None if record.answer is None else record.answer.encode()
-    return Joined(record.task_id, answer, is_running)
+    return Joined(record.task_id, answer, record.state == "running")
 
 
 def check_idempotency_key(text: str, *, field: str = _HEADER) -> str:
