@@ -1,5 +1,6 @@
 """Calling an agent by A2A 1.0 over JSON-RPC: what is sent, and how answers are read."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 from urllib.parse import quote
@@ -8,7 +9,7 @@ import httpx
 import msgspec
 
 from meshway.client.connection import HubConnection, retry_after_ms
-from meshway.client.errors import CallError, UnexpectedAnswer, WrongField
+from meshway.client.errors import CallError, HubError, HubUnreachable, UnexpectedAnswer, WrongField
 from meshway.client.messages import Answer, Artifact, EventKind, Message, StreamEvent, Task, TaskStatus
 
 __all__ = ["AgentCalls", "stream_event"]
@@ -17,6 +18,13 @@ __all__ = ["AgentCalls", "stream_event"]
 _UNARY_TIMEOUT_S = 600.0
 # On top of the caller's own bound, so that the hub's answer "too late" arrives before we give up.
 _TIMEOUT_MARGIN_S = 5.0
+
+
+# How long a hub lets a unary call wait unless it is told otherwise.
+_HUB_TIMEOUT_MS = 60_000
+_GOES_ON = frozenset({"TASK_STATE_SUBMITTED", "TASK_STATE_WORKING"})
+# Between two questions for a task whose hub went away.
+_LOOK_S = 0.25
 
 
 class _WireError(msgspec.Struct):
@@ -78,8 +86,27 @@ class AgentCalls:
         timeout_ms: int | None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send and wait for the whole answer. Raises: CallError, HubError, HubUnreachable, UnexpectedAnswer."""
-        result = await self._unary(agent, "SendMessage", {"message": message}, timeout_ms=timeout_ms, headers=headers)
+        """Send and wait for the whole answer. Raises: CallError, HubError, HubUnreachable, UnexpectedAnswer.
+
+        A hub that shuts down answers with the task as it is; then the task is asked for until its turn has ended, at
+        this address, where another hub may answer by then.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + (_HUB_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000
+        result, is_closing = await self._unary(
+            agent, "SendMessage", {"message": message}, timeout_ms=timeout_ms, headers=headers
+        )
+        answer = self._answer(agent, result)
+        while is_closing and answer.task is not None and answer.state in _GOES_ON and loop.time() < ends_at:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                answer = await self.task(agent, "GetTask", answer.task.id)
+            except (HubUnreachable, HubError):
+                # It is away for a moment; what was answered stands.
+                continue
+        return answer
+
+    def _answer(self, agent: str, result: msgspec.Raw) -> Answer:
         try:
             sent = msgspec.json.decode(result, type=_WireSendResult)
             raw = msgspec.json.decode(result, type=dict[str, object])
@@ -91,7 +118,7 @@ class AgentCalls:
 
     async def task(self, agent: str, method: Literal["GetTask", "CancelTask"], task_id: str) -> Answer:
         """Ask for a task, or for its end. Raises: as `send`."""
-        result = await self._unary(agent, method, {"id": task_id}, timeout_ms=None)
+        result, _ = await self._unary(agent, method, {"id": task_id}, timeout_ms=None)
         try:
             return Answer(
                 message=None,
@@ -132,7 +159,8 @@ class AgentCalls:
         *,
         timeout_ms: int | None,
         headers: Mapping[str, str] | None = None,
-    ) -> msgspec.Raw:
+    ) -> tuple[msgspec.Raw, bool]:
+        """The result, and whether the hub closes the connection behind it, as one does that shuts down."""
         headers = {"A2A-Version": "1.0", **(headers or {})}
         timeout_s = _UNARY_TIMEOUT_S
         if timeout_ms is not None:
@@ -141,7 +169,8 @@ class AgentCalls:
         async with self._connection.exchange(
             "POST", _path(agent), body=_envelope(method, params), headers=headers, silence_s=timeout_s
         ) as response:
-            return self._result(agent, response, await self._connection.read(response))
+            is_closing = response.headers.get("connection", "").lower() == "close"
+            return self._result(agent, response, await self._connection.read(response)), is_closing
 
     def _result(self, agent: str, response: httpx.Response, content: bytes) -> msgspec.Raw:
         try:
