@@ -29,6 +29,7 @@ from meshway.gateway.subscribe_events import SubscribeEvents
 from meshway.kernel.clock import Clock
 from meshway.kernel.metrics import Metrics
 from meshway.messaging.activity import Activity
+from meshway.messaging.activity_gossip import ActivityGossip
 from meshway.messaging.channels import ChannelBook
 from meshway.messaging.payloads import PayloadStore
 from meshway.messaging.readers import ReaderStore
@@ -71,7 +72,7 @@ async def build_channels(ground: ChannelGround) -> Channels:
     duties.start("channels", book.run)
     await book.wait_ready()
     payloads = PayloadStore(engine.blobs, settings, clock=clock)
-    activity = Activity(ground.metrics)
+    activity = _activity(ground)
     redrives = Redrives(engine.queue_admin, clock=clock)
     duties.start("redrives", redrives.run)
     places = ChannelPlaces(
@@ -117,6 +118,15 @@ async def build_channels(ground: ChannelGround) -> Channels:
         fetch_blob=FetchBlob(engine.blobs, admission),
     )
     return Channels(use_cases, subscriptions)
+
+
+def _activity(ground: ChannelGround) -> Activity:
+    activity, hubs = Activity(ground.metrics), ground.mesh.hubs
+    if hubs.is_shared:
+        activity.share()
+        hubs.on_lost(activity.forget_listeners)
+        ground.mesh.duties.start("activity", ActivityGossip(ground.engine.bus, activity, hub_id=hubs.me).run)
+    return activity
 
 
 def _requests(

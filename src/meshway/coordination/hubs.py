@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from meshway.coordination.settings import MeshSettings
-from meshway.engine.ports import Bus, BusMessage, SubscriptionLost
+from meshway.engine.ports import Bus, BusMessage, hear_always
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineError
 
@@ -24,9 +24,6 @@ __all__ = ["HeardHub", "HubId", "HubRecord", "MeshHubs"]
 _log = logging.getLogger(__name__)
 
 _SUBJECT = "_mesh.beat"
-# Beats heard in one turn of the loop.
-_TAKE_MAX = 1_000
-_REOPEN_S = 0.2
 # Hubs that are gone are shown for a while: what an operator looks for after a failure.
 _GONE_SHOWN_MS = 60_000
 
@@ -169,7 +166,7 @@ class MeshHubs:
         if not self._is_shared:
             return
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
+            group.create_task(hear_always(self._bus, _SUBJECT, self.heard))
             group.create_task(self._speak())
 
     async def _speak(self) -> None:
@@ -183,21 +180,6 @@ class MeshHubs:
 
     async def _beat(self) -> None:
         await self._bus.publish([BusMessage(subject=_SUBJECT, data=_encode(self._me))])
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._listen_once()
-            except (EngineError, SubscriptionLost) as error:
-                _log.warning("mesh_not_heard", extra={"reason": str(error)})
-            await asyncio.sleep(_REOPEN_S)
-
-    async def _listen_once(self) -> None:
-        async with self._bus.subscribe(_SUBJECT) as beats:
-            while True:
-                for beat in await beats.take(_TAKE_MAX):
-                    if isinstance(beat, BusMessage):
-                        self.heard(beat.data)
 
     def heard(self, data: bytes) -> None:
         """A beat. What cannot be read is another program's, or a much newer hub's: left alone."""

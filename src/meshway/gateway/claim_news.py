@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from meshway.engine.ports import Bus, BusMessage, SubscriptionLost
+from meshway.engine.ports import Bus, BusMessage, hear_always
 from meshway.kernel.errors import EngineError
 from meshway.tasks.claims import Claims
 
@@ -19,8 +19,6 @@ __all__ = ["ClaimNews"]
 _log = logging.getLogger(__name__)
 
 _SUBJECT = "_mesh.claims"
-_TAKE_MAX = 1_000
-_REOPEN_S = 0.2
 
 
 class _News(msgspec.Struct, frozen=True, array_like=True):
@@ -54,12 +52,7 @@ class ClaimNews:
         """Speak and listen, for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._speak())
-            while True:
-                try:
-                    await self._listen()
-                except (EngineError, SubscriptionLost) as error:
-                    _log.warning("claims_not_heard", extra={"reason": str(error)})
-                await asyncio.sleep(_REOPEN_S)
+            group.create_task(hear_always(self._bus, _SUBJECT, self.heard))
 
     async def _speak(self) -> None:
         while True:
@@ -70,13 +63,6 @@ class ClaimNews:
                 await self._bus.publish([BusMessage(subject=_SUBJECT, data=_encode(_News(1, self._hub_id, taken_on)))])
             except EngineError as error:
                 _log.info("claims_not_told", extra={"reason": error.detail})
-
-    async def _listen(self) -> None:
-        async with self._bus.subscribe(_SUBJECT) as messages:
-            while True:
-                for message in await messages.take(_TAKE_MAX):
-                    if isinstance(message, BusMessage):
-                        self.heard(message.data)
 
     def heard(self, data: bytes) -> None:
         """What another hub said, or this one."""

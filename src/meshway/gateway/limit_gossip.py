@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from meshway.coordination.hubs import MeshHubs
-from meshway.engine.ports import Bus, BusMessage, SubscriptionLost
+from meshway.engine.ports import Bus, BusMessage, hear_always
 from meshway.gateway.root_ledger import RootLedger, RootShare
 from meshway.kernel.errors import EngineError
 from meshway.routing.balancer import Balancer
@@ -27,9 +27,7 @@ _SUBJECT = "_mesh.limits"
 _SOON_S, _INTERVAL_S = 0.010, 0.100
 # Everything is said again so often: for hubs that have just come, and for what was lost.
 _WHOLE_EVERY_S = 2.0
-_TAKE_MAX = 1_000
 _ITEMS_MAX = 2_000
-_REOPEN_S = 0.2
 
 
 class _Limits(msgspec.Struct, frozen=True, array_like=True):
@@ -60,7 +58,7 @@ class LimitGossip:
     async def run(self) -> None:
         """Speak and listen, for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
+            group.create_task(hear_always(self._bus, _SUBJECT, self.heard))
             loop = asyncio.get_running_loop()
             whole_at = 0.0
             while True:
@@ -101,18 +99,3 @@ class LimitGossip:
 
     def _forget(self, hub_id: str) -> None:
         self._balancer.forget_hub(hub_id)
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._listen_once()
-            except (EngineError, SubscriptionLost) as error:
-                _log.warning("limits_not_heard", extra={"reason": str(error)})
-            await asyncio.sleep(_REOPEN_S)
-
-    async def _listen_once(self) -> None:
-        async with self._bus.subscribe(_SUBJECT) as messages:
-            while True:
-                for message in await messages.take(_TAKE_MAX):
-                    if isinstance(message, BusMessage):
-                        self.heard(message.data)

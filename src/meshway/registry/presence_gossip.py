@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from meshway.engine.ports import Bus, BusMessage, SubscriptionLost
+from meshway.engine.ports import Bus, BusMessage, hear_always
 from meshway.kernel.errors import EngineError
 from meshway.registry.presence_tracker import PresenceTracker, SignOfLife
 
@@ -23,8 +23,6 @@ _SUBJECT = "_mesh.presence"
 _INTERVAL_S = 1.0
 # Of one message: 150 KB, which every engine takes.
 _SIGNS_MAX = 2_000
-_TAKE_MAX = 1_000
-_REOPEN_S = 0.2
 
 
 class _Gossip(msgspec.Struct, frozen=True, array_like=True):
@@ -50,7 +48,7 @@ class PresenceGossip:
     async def run(self) -> None:
         """Speak and listen, for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
+            group.create_task(hear_always(self._bus, _SUBJECT, self.heard))
             while True:
                 await asyncio.sleep(_INTERVAL_S)
                 try:
@@ -76,18 +74,3 @@ class PresenceGossip:
             return
         if gossip.hub != self._hub_id:
             self._presence.heard_elsewhere(gossip.signs)
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._listen_once()
-            except (EngineError, SubscriptionLost) as error:
-                _log.warning("presence_not_heard", extra={"reason": str(error)})
-            await asyncio.sleep(_REOPEN_S)
-
-    async def _listen_once(self) -> None:
-        async with self._bus.subscribe(_SUBJECT) as messages:
-            while True:
-                for message in await messages.take(_TAKE_MAX):
-                    if isinstance(message, BusMessage):
-                        self.heard(message.data)

@@ -41,6 +41,7 @@ from meshway.engine.ports.engine import Engine, EngineHealth, EngineNode
 from meshway.engine.ports.following import (
     PrefixFollower,
 )
+from meshway.engine.ports.hearing import hear_always
 from meshway.engine.ports.key_value import (
     KeyValue,
     KvCaughtUp,
@@ -168,5 +169,6 @@ __all__ = [
     "ToRetry",
     "Undecided",
     "WrongLast",
+    "hear_always",
     "subject_token",
 ]
