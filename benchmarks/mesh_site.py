@@ -91,15 +91,15 @@ def cluster_started(folder: Path) -> Iterator[Sequence[Nats]]:
 
 
 @contextmanager
-def mesh_started(folder: Path, *, engine: str, hubs: int, prefix: str) -> Iterator[Mesh]:
-    """`prefix` keeps it apart from other meshes on the same server. Raises: TimeoutError, RuntimeError."""
+def mesh_started(folder: Path, *, engine: str, hubs: int, prefix: str, key: str | None = None) -> Iterator[Mesh]:
+    """`prefix` keeps it apart from other meshes on the same server; `key` is that of hubs that are there already.
+
+    Raises: TimeoutError, RuntimeError.
+    """
     environ = {"MESHWAY_NATS_PREFIX": prefix}
     with ExitStack() as stack:
         first = stack.enter_context(_hub(folder, number=1, engine=engine, environ=environ))
-        status, body = call_status(first.url, "/v1/keys", {"name": "bench", "scopes": ["admin"]})
-        if status != 201:
-            raise RuntimeError(f"the hub made no key: {status} {body[:300]!r}")
-        key = json.loads(body)["key"]
+        key = key or _made_key(first)
         others = [
             stack.enter_context(_hub(folder, number=number, engine=engine, environ=environ))
             for number in range(2, hubs + 1)
@@ -127,6 +127,13 @@ def worker_at(mesh: Mesh, folder: Path) -> Iterator[None]:
             stack.enter_context(started(command, core=None, log=folder / f"worker-{number}.log"))
         mesh.wait_for_agent("worker")
         yield
+
+
+def _made_key(hub: Hub) -> str:
+    status, body = call_status(hub.url, "/v1/keys", {"name": "bench", "scopes": ["admin"]})
+    if status != 201:
+        raise RuntimeError(f"the hub made no key: {status} {body[:300]!r}")
+    return str(json.loads(body)["key"])
 
 
 @contextmanager

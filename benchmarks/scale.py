@@ -74,6 +74,7 @@ def _fleet_rows(constants: Constants) -> list[Row]:
                     "of it signs": need.hub_signs,
                     "of it feed": need.hub_feed,
                     "hub MB": need.hub_mb,
+                    "start s": need.start_s,
                     "server cores": need.server_cores,
                     "server out/s": need.nats_out_s,
                     "writes/s": need.writes_s,

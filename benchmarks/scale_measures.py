@@ -94,6 +94,7 @@ def measure(folder: Path, *, quick: bool) -> Constants:
         found |= _tasks(mesh, server, found["hub_idle_cpu"], seconds=1 if quick else 5, folder=folder)
         found |= _agents(mesh, server, found["hub_idle_cpu"], count=100 if quick else 2_000)
         found |= _queues(mesh, server, count=50 if quick else 1_000)
+    found |= _start(folder / "start", count=500 if quick else 30_000)
     found |= _subjects(folder / "subjects", count=2_000 if quick else 400_000)
     if not quick:
         found |= _replicated(folder / "cluster", seconds=4)
@@ -257,6 +258,35 @@ def _queues(mesh: Mesh, server: Nats, *, count: int) -> dict[str, float]:
     return {"queue_hub_bytes": queue_bytes, "consumer_bytes": before.server_bytes / made}
 
 
+def _start(folder: Path, *, count: int) -> dict[str, float]:
+    """A hub starts on a server that has so many agents: copies of one, put there as another hub would have."""
+
+    async def fill(url: str, first: str) -> None:
+        connection = await nats.connect(url, pending_size=64 * 1024 * 1024)
+        stream = connection.jetstream(timeout=60)
+        prefix = f"{_PREFIX}.kv.agents."
+        model = bytes((await stream.get_last_msg(f"{_PREFIX.upper()}_KV", prefix + first)).data or b"")
+        for start in range(0, count, 256):
+            async with asyncio.TaskGroup() as group:
+                for number in range(start, min(start + 256, count)):
+                    copy = model.replace(first.encode(), f"copy-{number}".encode())
+                    group.create_task(_published(stream, f"{prefix}copy-{number}", copy))
+        await connection.close()
+
+    # Syncing would take minutes and says nothing about a start.
+    with (
+        monitored_nats(folder, sync="2m") as server,
+        mesh_started(folder / "mesh", engine=server.url, hubs=1, prefix=_PREFIX) as mesh,
+    ):
+        without_s = mesh.hubs[0].server.cpu_s
+        with _session(mesh.hubs[0]) as session:
+            session.post("/v1/agents", {"id": "first", "card": _card(0)})
+        asyncio.run(fill(server.url, "first"))
+        with mesh_started(folder / "mesh", engine=server.url, hubs=1, prefix=_PREFIX, key=mesh.key) as again:
+            again.wait_for_agent(f"copy-{count - 1}")
+            return {"agent_start_us": max(0.0, again.cpu_s - without_s) / count * 1e6}
+
+
 def _subjects(folder: Path, *, count: int) -> dict[str, float]:
     """Small messages under a subject each; memory is what the second half of them adds."""
     # Syncing says nothing about memory and would take minutes.
@@ -269,7 +299,7 @@ def _subjects(folder: Path, *, count: int) -> dict[str, float]:
             for start in range(numbers.start, numbers.stop, 256):
                 async with asyncio.TaskGroup() as group:
                     for number in range(start, min(start + 256, numbers.stop)):
-                        group.create_task(_published(stream, f"scale.task.worker.{number:036d}"))
+                        group.create_task(_published(stream, f"scale.task.worker.{number:036d}", b"x" * 300))
             await connection.close()
 
         asyncio.run(fill(range(count // 2)))
@@ -278,8 +308,8 @@ def _subjects(folder: Path, *, count: int) -> dict[str, float]:
         return {"subject_bytes": max(0.0, server.server.resident_mb - before) * 1e6 / (count - count // 2)}
 
 
-async def _published(stream: JetStreamContext, subject: str) -> None:
-    await stream.publish(subject, b"x" * 300)
+async def _published(stream: JetStreamContext, subject: str, body: bytes) -> None:
+    await stream.publish(subject, body)
 
 
 def _replicated(folder: Path, *, seconds: float) -> dict[str, float]:

@@ -38,8 +38,9 @@ class Constants:
     sign_us: float
     # What hearing one entry of the log takes a hub that has nothing to do with it.
     entry_us: float
-    # What a change of an agent takes each hub.
+    # What a change of an agent takes each hub, and what each takes a hub that starts.
     agent_change_us: float
+    agent_start_us: float
     # All hubs together, for a task through an instance; and what a relayed call takes its hub.
     task_us: float
     relay_us: float
@@ -100,6 +101,9 @@ class Limits:
     fsync_ms: float = 0.1
     cluster_consumers: int = 2_000
     server_disk_gb: float = 2_000
+    # What nats-server lets wait for one connection (max_pending) before it cuts it: a hub that starts is told all
+    # agents at once. deploy/nats.conf raises it.
+    pending_mb: float = 64
 
     @property
     def stream_writes_s(self) -> float:
@@ -126,6 +130,9 @@ class Need:
     log_writes_s: float
     consumers: int
     disk_gb: float
+    # What a hub is told at its start, and how long it takes to learn it.
+    start_mb: float
+    start_s: float
 
 
 LIMITS = Limits()
@@ -161,6 +168,8 @@ def need_of(fleet: Fleet, one: Constants, *, servers: int = 3) -> Need:
         writes_s=writes,
         log_writes_s=tasks_s * one.task_entries,
         consumers=fleet.worked_queues,
+        start_mb=fleet.agents * one.agent_stored_bytes / _MB,
+        start_s=fleet.agents * one.agent_start_us / 1e6,
         disk_gb=(kept * one.task_disk_bytes + fleet.agents * one.agent_stored_bytes) / _GB,
     )
 
@@ -174,6 +183,7 @@ def first_to_break(need: Need, limits: Limits = LIMITS) -> Sequence[tuple[str, f
         "synced writes of one stream": need.log_writes_s / limits.stream_writes_s,
         "cores of a server: what it sends": need.server_cores / limits.server_cores,
         "the core of a hub": need.hub_cpu / limits.hub_cpu,
+        "what a starting hub is told at once": need.start_mb / limits.pending_mb,
         "memory of a hub: its agents": need.hub_mb / limits.hub_mb,
     }
     return sorted(((name, share) for name, share in shares.items() if share > 1), key=lambda each: -each[1])
@@ -227,10 +237,11 @@ MEASURED = Constants(
     sign_us=0.6,
     entry_us=33,
     agent_change_us=240,
+    agent_start_us=60,
     task_us=1_500,
     relay_us=100,
     hub_mb=62,
-    agent_hub_bytes=3_600,
+    agent_hub_bytes=4_000,
     queue_hub_bytes=500,
     task_entries=4.1,
     task_stored=8,

@@ -65,6 +65,7 @@ def test_a_small_fleet_holds_and_the_largest_one_does_not():
         (Limits(fsync_ms=1_000), "synced writes of one stream"),
         (Limits(server_cores=0.0001), "cores of a server: what it sends"),
         (Limits(hub_cpu=0.0001), "the core of a hub"),
+        (Limits(pending_mb=1), "what a starting hub is told at once"),
         (Limits(hub_mb=1), "memory of a hub: its agents"),
     ],
 )
