@@ -26,6 +26,8 @@ __all__ = ["HubTasks"]
 _NOBODY = InstanceId("")
 # Writers of one task are few.
 _ROUNDS_MAX = 8
+# The clocks of hubs agree so far.
+_FRESH_MS = 500
 
 
 class HubTasks:
@@ -45,7 +47,7 @@ class HubTasks:
 
         Raises: InboxFull, StorageFull, EngineUnavailable; it may then have been accepted none the less.
         """
-        track = self.tracks.new(item.agent_id, item.task_id, context_id=item.context_id)
+        track = self.tracks.new(item.agent_id, item.task_id, context_id=item.context_id, is_own_id=True)
         track.pins += 1
         try:
             await self.inbox.put(item, is_repeatable=False)
@@ -79,7 +81,9 @@ class HubTasks:
 
     async def found(self, item: InboxItem) -> tuple[Track, TaskOwner]:
         """Track and record of a turn that lies in an inbox, made good. Raises: StorageFull, EngineUnavailable."""
-        track = await self.tracks.open(item.agent_id, item.task_id, context_id=item.context_id)
+        # Another hub may have accepted it a moment ago and be about to write its first event.
+        is_fresh = item.turn == 1 and abs(self._clock.now_ms() - item.created_at_ms) < _FRESH_MS
+        track = await self.tracks.open(item.agent_id, item.task_id, context_id=item.context_id, is_expected=is_fresh)
         await self._open_turn(track, item)
         owner = await self.owners.owner_of(item.agent_id, item.task_id)
         if owner is None:

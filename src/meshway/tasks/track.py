@@ -74,6 +74,7 @@ class Track:
         "attempt",
         "context_id",
         "instance",
+        "is_new",
         "last",
         "pins",
         "recent",
@@ -101,6 +102,8 @@ class Track:
         self._unsettled = 0
         self._failure: MeshwayError | None = None
         self.written = self.last = 0
+        # Its id was made here: nobody else can have written to it.
+        self.is_new = False
         # Of the last event that is written; 0: there is none.
         self.at_ms = 0
         self.state = self.written_state = TaskState.UNSPECIFIED
@@ -115,6 +118,7 @@ class Track:
     def begin_after(self, event: TaskEvent | None) -> None:
         """Stand behind the last event of the log; None: there is none."""
         self._failure = None
+        self.is_new = False
         self.recent.clear()
         self._recent_bytes = 0
         self.written = self.last = 0 if event is None else event.number
@@ -223,6 +227,7 @@ class Track:
             expected_last=number - 1,
             durability=_LAZY,
             is_repeatable=False,
+            is_new_subject=self.is_new and number == 1,
         )
         return PendingEvent(event=event, entry=entry, settled=self._settled)
 

@@ -28,6 +28,10 @@ _PAGE = 1_000
 _TRACKS_CACHED = 1_000
 # Idle ones looked at for one to forget; those at the front are the longest unused.
 _LOOKS_MAX = 8
+# Of other hubs' tasks, about 1 KB each: those of the last seconds, which somebody may ask for next.
+_ELSEWHERE_MAX = 4_096
+# How long a first event may take that is on its way: its accepting hub writes it in the same moment as the inbox.
+_EXPECTED_WITHIN_S = 0.05
 # Entries of one turn of the loop, and the wait before the tail of all tasks is opened again.
 _TAKE_MAX = 1_000
 _REOPEN_S = 0.2
@@ -52,6 +56,9 @@ class TaskTracks:
         self._hooks = TrackHooks(self._written, self._absorbed, self._broke)
         # Tracks that somebody needs and that lack something.
         self._behind: dict[Track, None] = {}
+        # The last events of tasks that other hubs wrote to and this one does not follow: who follows one next, begins
+        # there instead of reading. Behind the log by no more than the feed is.
+        self._elsewhere: OrderedDict[str, LogEntry] = OrderedDict()
         self._is_behind = asyncio.Event()
         self._hears = False
 
@@ -81,6 +88,7 @@ class TaskTracks:
     async def _hear(self) -> None:
         async with self._log.tail(ALL_EVENTS, FromNew()) as tail:
             # Whatever was written while nobody listened.
+            self._elsewhere.clear()
             for track in self._tracks.values():
                 self._lacks_something(track)
             while True:
@@ -88,8 +96,16 @@ class TaskTracks:
                     self._heard_entry(entry)
 
     def _heard_entry(self, entry: LogEntry) -> None:
+        if self._writer.is_own(entry.message_id):
+            return
         track = self._by_subject.get(entry.subject)
-        if track is None or entry.sequence <= track.last or self._writer.is_own(entry.message_id):
+        if track is None:
+            self._elsewhere[entry.subject] = entry
+            self._elsewhere.move_to_end(entry.subject)
+            if len(self._elsewhere) > _ELSEWHERE_MAX:
+                self._elsewhere.popitem(last=False)
+            return
+        if entry.sequence <= track.last:
             return
         if not track.absorb(event_of_entry(entry)):
             self._lacks_something(track)
@@ -122,9 +138,10 @@ class TaskTracks:
                 await asyncio.sleep(_REOPEN_S)
                 self._is_behind.set()
 
-    def new(self, agent_id: AgentId, task_id: TaskId, *, context_id: str) -> Track:
-        """A task that has no events yet, as the caller knows: it has just made the id."""
+    def new(self, agent_id: AgentId, task_id: TaskId, *, context_id: str, is_own_id: bool = False) -> Track:
+        """A task that most likely has no events yet; `is_own_id`: certainly, for its id was made for this."""
         track = self._made(agent_id, task_id, context_id)
+        track.is_new = is_own_id
         self._keep(track)
         return track
 
@@ -136,8 +153,11 @@ class TaskTracks:
         self._tracks.move_to_end((agent_id, task_id))
         return track
 
-    async def open(self, agent_id: AgentId, task_id: TaskId, *, context_id: str) -> Track:
-        """The task with the end of its log; `last` 0 where nothing was written. Raises: EngineUnavailable."""
+    async def open(self, agent_id: AgentId, task_id: TaskId, *, context_id: str, is_expected: bool = False) -> Track:
+        """The task with the end of its log; `last` 0 where nothing was written. Raises: EngineUnavailable.
+
+        `is_expected`: another hub may be about to write its first event; it is waited for, a moment, before it is read.
+        """
         track = self.known(agent_id, task_id)
         if track is not None:
             return track
@@ -147,23 +167,30 @@ class TaskTracks:
             async with lock:
                 track = self.known(agent_id, task_id)
                 if track is None:
-                    track = await self._load(agent_id, task_id, context_id)
+                    track = await self._load(agent_id, task_id, context_id, is_expected=is_expected)
                 return track
         finally:
             if not lock.locked():
                 self._loading.pop(key, None)
 
-    async def _load(self, agent_id: AgentId, task_id: TaskId, context_id: str) -> Track:
+    async def _load(self, agent_id: AgentId, task_id: TaskId, context_id: str, *, is_expected: bool) -> Track:
         track = self._tracks.get((agent_id, task_id))
         if track is not None:
             await self._mend(track)
             return track
         track = self._made(agent_id, task_id, context_id)
+        heard = self._elsewhere.pop(track.subject, None)
+        if heard is not None:
+            track.begin_after(event_of_entry(heard))
+            self._keep(track)
+            return track
         # Before it is read: what another hub writes meanwhile finds it.
         self._by_subject[track.subject] = track
         track.pins += 1
         try:
-            entries = await self._log.read(track.subject, FromLast(1), limit=1)
+            if is_expected and self._hears:
+                await self._begun(track)
+            entries = () if track.written else await self._log.read(track.subject, FromLast(1), limit=1)
         except BaseException:
             del self._by_subject[track.subject]
             raise
@@ -173,6 +200,22 @@ class TaskTracks:
             track.begin_after(event_of_entry(entries[0]))
         self._keep(track)
         return track
+
+    async def _begun(self, track: Track) -> None:
+        """Until another hub's first event is heard, for a moment."""
+        begun = asyncio.Event()
+
+        def listener(track: Track, events: Sequence[TaskEvent]) -> None:
+            begun.set()
+
+        track.listen(listener)
+        try:
+            async with asyncio.timeout(_EXPECTED_WITHIN_S):
+                await begun.wait()
+        except TimeoutError:
+            pass
+        finally:
+            track.unlisten(listener)
 
     async def _mend(self, track: Track) -> None:
         """Bring a track up to the end of its log; those who listen hear what they missed. Raises: EngineUnavailable."""

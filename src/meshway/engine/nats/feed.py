@@ -28,6 +28,7 @@ _MAKE_TIMEOUT_MS = 1_500
 # The server forgets a consumer that nobody listens to after so long.
 _INACTIVE_S = 30
 _NANOSECONDS = 1_000_000_000
+_FLOW_CONTROL = "$JS.FC."
 
 
 class StreamFeed:
@@ -148,6 +149,8 @@ class StreamFeed:
                 "ack_policy": "none",
                 "max_deliver": 1,
                 "replay_policy": "instant",
+                # Without it the server drops a connection that is slower than a replay of many keys.
+                "flow_control": True,
                 "idle_heartbeat": int(_HEARTBEAT_S * _NANOSECONDS),
                 "inactive_threshold": _INACTIVE_S * _NANOSECONDS,
                 "mem_storage": True,
@@ -159,8 +162,8 @@ class StreamFeed:
         self._last_heard_s = asyncio.get_running_loop().time()
         if self._broken.is_set():
             return
-        if not message.reply:
-            self._on_heartbeat(message)
+        if not message.reply or message.reply.startswith(_FLOW_CONTROL):
+            await self._on_status(message)
             return
         # $JS.ACK.[domain.account.]stream.consumer.delivered.stream-seq.consumer-seq.time-ns.pending[.token]
         tokens = message.reply.split(".")
@@ -175,8 +178,14 @@ class StreamFeed:
         if not pending:
             self._end_replay()
 
-    def _on_heartbeat(self, message: Msg) -> None:
+    async def _on_status(self, message: Msg) -> None:
+        """A heartbeat, or the server asks whether what it sent has come: it sends on when it hears so."""
         headers = message.headers or {}
+        asked = message.reply or headers.get("Nats-Consumer-Stalled")
+        if asked:
+            await self._jetstream.link.publish(asked, b"")
+        if message.reply:
+            return
         last = headers.get("Nats-Last-Consumer")
         if headers.get("Status") != "100" or (last is not None and int(last) != self._expected - 1):
             # The consumer is gone, or a message was lost on the way.

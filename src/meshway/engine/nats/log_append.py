@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from meshway.engine.nats.failures import FULL_CODES, UNDECIDED_CODES, WRONG_LAST, ApiError, Unanswered, error_of
 from meshway.engine.nats.jetstream import Ack, JetStream
 from meshway.engine.nats.link import Ask
-from meshway.engine.nats.log_ends import LogEnds
+from meshway.engine.nats.log_ends import NEVER_WRITTEN, LogEnds
 from meshway.engine.nats.log_entries import EXPECTED_LAST, End, as_batch, headers_of, number_of, wire_bytes
 from meshway.engine.nats.log_plan import Item, Looked, Need, Plan, Repeats, Write, make_plan
 from meshway.engine.nats.log_reader import LogReader
@@ -196,6 +196,8 @@ class LogWriter:
         for lane in lanes:
             if lane.end is None:
                 lane.end = self._ends.get(lane.subject)
+                if lane.end is None and lane.items[0].entry.is_new_subject and not lane.conflicts:
+                    lane.end = NEVER_WRITTEN
                 if lane.end is None:
                     unknown.append(lane)
         if not unknown:

@@ -61,9 +61,10 @@ class LogEnds:
             self._numbers[stored.seq] = number_of(stored)
             while len(self._numbers) > _NUMBERS_MAX:
                 self._numbers.popitem(last=False)
+        # Also of a subject that nobody asked for here: who heard of a task is likely to write to it next.
         known = self._ends.get(subject)
-        if known is not None and known.seq < stored.seq:
-            self._ends[subject] = end_of(stored)
+        if known is None or known.seq < stored.seq:
+            self.put(subject, end_of(stored))
 
     def number_at(self, seq: int) -> int | None:
         """Of an entry that was heard not long ago."""

@@ -105,6 +105,8 @@ def _trouble_of(name: str, answer: ApiAnswer | ApiError | Unanswered) -> str:
     if isinstance(answer, ApiError):
         return f"the stream {name} cannot be used: {answer.description}"
     others = answer.cluster.replicas
+    if others and not answer.cluster.leader:
+        return f"the stream {name} has no leader: waiting for a majority of its servers to elect one"
     away = [other.name for other in others if other.offline]
     if 2 * len(away) > len(others) + 1:
         return f"the stream {name} waits for a majority of its servers: {', '.join(sorted(away))} are away"

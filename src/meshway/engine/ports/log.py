@@ -43,6 +43,9 @@ class LogAppend(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = Durability.SYNCED
     # False: the id was made for this call and nobody knows it yet; see QueueAppend.
     is_repeatable: bool = True
+    # With `expected_last` 0: the name of the subject was made for this entry, so nobody can have written to it before.
+    # An adapter need not look.
+    is_new_subject: bool = False
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
