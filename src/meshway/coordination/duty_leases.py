@@ -47,6 +47,7 @@ class DutyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(DutyRecord).decode
+_NOBODYS = DutyRecord(hub="", since_ms=0)
 
 
 class DutyLeases:
@@ -152,9 +153,12 @@ class DutyLeases:
         if known is not None and known[1] >= entry.revision:
             return
         try:
-            self._known[name] = (_decode(entry.value), entry.revision)
+            record = _decode(entry.value)
         except msgspec.DecodeError as error:
+            # Nobody's: what nobody could take would never be done, and be tried without a pause.
+            record = _NOBODYS
             _log.error("duty_record_unreadable", extra={"duty": name, "reason": str(error)})
+        self._known[name] = (record, entry.revision)
         self._wake()
 
     def _hide(self, event: KvDeleted) -> None:
