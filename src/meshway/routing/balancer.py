@@ -160,8 +160,7 @@ class Balancer:
         load.in_flight += 1
         if self._hubs is not None:
             self._changed[agent_id, instance_id] = None
-            if load.hubs is not None:
-                load.hubs.taken += 1
+            self._shared(load).taken += 1
 
     def end(self, agent_id: str, instance_id: str) -> None:
         """It is over, however it ended."""
@@ -333,8 +332,9 @@ class Balancer:
         if free <= 0 or self._hubs is None:
             return free > 0
         shared, hubs = self._shared(load), self._hubs()
-        if not shared.taken:
-            shared.told(free)
+        if not shared.taken or shared.free is None:
+            # Where the first calls were let through unseen, they are part of what was free.
+            shared.free = min(instance.capacity, free + shared.taken)
         if shared.has_slice(hubs):
             return True
         self._tell_soon.set()

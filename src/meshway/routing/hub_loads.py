@@ -21,9 +21,8 @@ class HubLoads:
 
     def __init__(self) -> None:
         self.others: dict[str, int] = {}
-        # Places that were free when this hub last told the others, and what it has taken since. Nothing was told yet:
-        # a slice of one.
-        self.free = 0
+        # Places that were free when this hub last told the others, and what it has taken since. None: nobody looked.
+        self.free: int | None = None
         self.taken = 0
 
     @property
@@ -31,10 +30,6 @@ class HubLoads:
         """Calls of other hubs."""
         return sum(self.others.values())
 
-    def told(self, free: int) -> None:
-        """The others know; so many places are free."""
-        self.free, self.taken = max(0, free), 0
-
     def has_slice(self, hubs: int) -> bool:
         """Whether this hub may take one more before it tells the others."""
-        return self.taken < max(1, -(-self.free // hubs))
+        return self.taken < max(1, -(-(self.free or 0) // hubs))
