@@ -37,6 +37,8 @@ class _Limits(msgspec.Struct, frozen=True, array_like=True):
     hub: str
     loads: Sequence[InstanceLoad] = ()
     roots: Sequence[RootShare] = ()
+    # Everything follows from here on; what was said of loads before counts no more, for an end may have been lost.
+    begins_anew: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -76,16 +78,18 @@ class LimitGossip:
         """Tell what changed, or everything. Raises: EngineUnavailable; then it comes with the next whole."""
         loads = self._balancer.loads_to_tell(is_whole=is_whole)
         roots = self._ledger.shares_to_tell(is_whole=is_whole)
-        parts = max(len(loads), len(roots))
-        await self._bus.publish(
-            [
-                self._message(loads[start : start + _ITEMS_MAX], roots[start : start + _ITEMS_MAX])
-                for start in range(0, parts, _ITEMS_MAX)
-            ]
-        )
-
-    def _message(self, loads: Sequence[InstanceLoad], roots: Sequence[RootShare]) -> BusMessage:
-        return BusMessage(subject=_SUBJECT, data=_encode(_Limits(1, self._hubs.me, loads, roots)))
+        parts = max(len(loads), len(roots), int(is_whole))
+        limits = [
+            _Limits(
+                1,
+                self._hubs.me,
+                loads[start : start + _ITEMS_MAX],
+                roots[start : start + _ITEMS_MAX],
+                begins_anew=is_whole and start == 0,
+            )
+            for start in range(0, parts, _ITEMS_MAX)
+        ]
+        await self._bus.publish([BusMessage(subject=_SUBJECT, data=_encode(each)) for each in limits])
 
     def heard(self, data: bytes) -> None:
         """What another hub said, or this one."""
@@ -93,9 +97,14 @@ class LimitGossip:
             limits = _decode(data)
         except msgspec.DecodeError:
             return
-        if limits.hub != self._hubs.me:
+        if limits.hub == self._hubs.me:
+            return
+        self._ledger.heard_shares(limits.hub, limits.roots)
+        if limits.begins_anew:
+            self._balancer.forget_hub(limits.hub)
+        if self._hubs.is_alive(limits.hub):
+            # The last words of one that is gone would count for ever.
             self._balancer.heard_loads(limits.hub, limits.loads)
-            self._ledger.heard_shares(limits.hub, limits.roots)
 
     def _forget(self, hub_id: str) -> None:
         self._balancer.forget_hub(hub_id)
