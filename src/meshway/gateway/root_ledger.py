@@ -102,9 +102,18 @@ class RootLedger:
         changed, self._changed = self._changed or {}, {}
         keys = list(self._usages) if is_whole else [key for key in changed if key in self._usages]
         found = [(key, self._usages[key]) for key in keys]
-        return [RootShare(*key, usage.own_calls, usage.own_cost) for key, usage in found if usage.own_calls]
+        return [
+            RootShare(*key, usage.own_calls, usage.own_cost)
+            for key, usage in found
+            if usage.own_calls or usage.own_cost
+        ]
 
     def heard_shares(self, hub_id: str, shares: Iterable[RootShare]) -> None:
-        """Another hub told what it counted."""
+        """Another hub told what it counted. What it repeats moves nothing, and makes a full ledger forget nothing."""
         for share in shares:
-            self._usage((share.agent_id, share.task_id)).others[hub_id] = (share.calls, share.cost)
+            key, told = (share.agent_id, share.task_id), (share.calls, share.cost)
+            usage = self._usages.get(key)
+            if usage is None and len(self._usages) >= self._roots_max:
+                continue
+            if usage is None or usage.others.get(hub_id) != told:
+                self._usage(key).others[hub_id] = told
