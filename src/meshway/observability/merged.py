@@ -19,7 +19,8 @@ def merge_expositions(texts: Sequence[bytes]) -> bytes:
     heads: dict[str, list[str]] = {}
     values: dict[str, dict[str, float]] = {}
     for text in texts:
-        _add(text.decode().splitlines(), heads, values)
+        # Not splitlines: a value of a label may hold what ends a line elsewhere.
+        _add(text.decode().split("\n"), heads, values)
     lines: list[str] = []
     for family, head in heads.items():
         lines += head
@@ -51,4 +52,4 @@ def _sum(one: float, other: float) -> float:
 
 
 def _shown(value: float) -> str:
-    return str(int(value)) + ".0" if value == int(value) and abs(value) < 1e15 else repr(value)
+    return f"{int(value)}.0" if value.is_integer() and abs(value) < 1e15 else repr(value)
