@@ -151,7 +151,7 @@ async def test_what_was_told_is_not_told_again_and_not_told_on(world):
 
 
 async def test_a_sign_that_comes_late_shortens_nothing(world):
-    a, b = world.hubs
+    _, b = world.hubs
     b.beat()
     before = b.tracker.seen(b.directory.get("echo")).instances[0]
     b.tracker.heard_elsewhere([SignOfLife("echo", "one", 2_000, 500)])
