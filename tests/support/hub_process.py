@@ -69,6 +69,10 @@ class HubProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def spawn(self) -> "subprocess.Popen[bytes]":
         meshway = Path(sys.executable).parent / "meshway"
         command = [str(meshway), "up", "--port", str(self.port), "--data", str(self.data)]
