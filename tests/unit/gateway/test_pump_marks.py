@@ -6,6 +6,7 @@ import pytest
 
 from meshway.engine.ports import KvConflict, KvCreate, KvPut, KvWritten
 from meshway.gateway.pump_marks import PumpMarks
+from meshway.kernel.errors import EngineUnavailable
 from meshway.kernel.ids import AgentId, TaskId
 from support.mesh_hubs import LOST_MS, MeshRig
 
@@ -49,10 +50,10 @@ async def test_a_stream_is_elsewhere_as_long_as_its_hub_is_alive(mesh, pair):
     a, b = pair
     await a.write(A, T)
     mark = await b.read(A, T)
-    assert (b.is_elsewhere(mark), a.is_elsewhere(mark)) == (True, False)
+    assert (await b.is_elsewhere(mark), await a.is_elsewhere(mark)) == (True, False)
     assert await orphans(b) == []
     mesh.run_for(LOST_MS + 500, "a")
-    assert not b.is_elsewhere(mark)
+    assert not await b.is_elsewhere(mark)
     assert await orphans(b) == [(A, T)]
 
 
@@ -64,8 +65,8 @@ async def test_of_two_that_would_take_a_stream_one_has_it(mesh, pair):
     mesh.run_for(LOST_MS + 500, "a")
     mark = await b.read(A, T)
     assert [await b.take(mark), await c.take(mark)] == [True, False]
-    assert c.is_elsewhere(await c.read(A, T))
-    assert not b.is_elsewhere(await b.read(A, T))
+    assert await c.is_elsewhere(await c.read(A, T))
+    assert not await b.is_elsewhere(await b.read(A, T))
 
 
 async def test_a_first_record_takes_the_stream_of_no_other_hub(mesh, pair):
@@ -74,7 +75,7 @@ async def test_a_first_record_takes_the_stream_of_no_other_hub(mesh, pair):
     (second,) = await mesh.key_value.write([b.first(A, T)])
     assert isinstance(first, KvWritten)
     assert isinstance(second, KvConflict)
-    assert b.is_elsewhere(await b.read(A, T))
+    assert await b.is_elsewhere(await b.read(A, T))
 
 
 async def test_a_mark_that_is_made_anew_is_not_taken_away(pair):
@@ -86,7 +87,7 @@ async def test_a_mark_that_is_made_anew_is_not_taken_away(pair):
 
 
 async def test_no_mark_is_nobodys(pair):
-    assert not pair[0].is_elsewhere(await pair[0].read(A, T))
+    assert not await pair[0].is_elsewhere(await pair[0].read(A, T))
 
 
 @pytest.mark.parametrize("value", [b"t/1", b'{"task":"t/1"}', b'{"task":"t/1","hub":"of-before","v":2,"more":1}'])
@@ -97,7 +98,7 @@ async def test_marks_of_before_and_of_hubs_nobody_knows_are_taken_up(mesh, pair,
     await mesh.key_value.write([KvPut(key=mark.key, value=value)])
     assert await orphans(b) == [(A, T)]
     assert await b.take(await b.read(A, T))
-    assert a.is_elsewhere(await a.read(A, T))
+    assert await a.is_elsewhere(await a.read(A, T))
 
 
 async def test_orphans_are_found_over_many_pages(mesh, pair):
@@ -112,8 +113,28 @@ async def test_a_hub_on_its_own_takes_up_every_mark(mesh):
     await alone.write(A, T)
     mark = await alone.read(A, T)
     assert not alone.is_shared
-    assert not alone.is_elsewhere(mark)
+    assert not await alone.is_elsewhere(mark)
     assert await alone.take(mark)
     assert await orphans(alone) == [(A, T)]
     assert isinstance(alone.first(A, T), KvPut)
     assert not isinstance(alone.first(A, T), KvCreate)
+
+
+async def test_a_stream_is_claimed_by_one_hub_and_from_one_that_is_gone(mesh, pair):
+    a, b = pair
+    assert [await a.claim(A, T), await b.claim(A, T), await a.claim(A, T)] == [True, False, True]
+    mesh.run_for(LOST_MS + 500, "a")
+    assert await b.claim(A, T)
+    mesh.run_for(LOST_MS)
+    assert not await a.claim(A, T)
+
+
+async def test_a_claim_of_which_the_store_never_says_is_given_up(mesh, pair):
+    mesh.key_value.undecided = 1_000
+    with pytest.raises(EngineUnavailable):
+        await pair[0].claim(AgentId("other"), T)
+
+
+async def test_a_claim_of_which_the_store_says_late_is_ones_own(mesh, pair):
+    mesh.key_value.undecided = 2
+    assert await pair[0].claim(A, T)
