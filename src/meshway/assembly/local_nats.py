@@ -106,6 +106,8 @@ class LocalNats:
                 stdout=output,
                 stderr=output,
                 preexec_fn=dies_with_parent,
+                # Out of reach of a Ctrl-C in the terminal: it ends after the workers, which store to the last.
+                process_group=0,
             )
         ends_at = time.monotonic() + _READY_WITHIN_S
         while time.monotonic() < ends_at:
