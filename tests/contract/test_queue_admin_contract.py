@@ -1,11 +1,14 @@
 """What every QueueAdmin keeps."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
+from contract_engines import WaitUntil
 
 from meshway.engine.ports import (
     Ack,
+    DeadLetter,
     Engine,
     Enqueued,
     Lease,
@@ -99,6 +102,26 @@ async def test_a_dead_letter_keeps_the_message_the_reason_and_the_history_of_its
     ]
     assert dead.attempts[0].reason == "model is busy"
     assert all(record.leased_at_ms <= record.ended_at_ms <= dead.dead_at_ms for record in dead.attempts)
+
+
+async def test_a_message_whose_last_lease_ran_out_says_in_the_same_words_why_it_is_dead(
+    engine: Engine, wait_until: WaitUntil
+) -> None:
+    await engine.queue_admin.configure("q", QueueSettings(lease_ms=1_000, attempts_max=2))
+    await _append(engine, "m")
+    assert [(await _lease_one(engine)).attempt for _ in range(2)] == [1, 2]
+
+    async def dead_letters() -> Sequence[DeadLetter]:
+        # An engine may see a lease that ran out when somebody asks for the next.
+        assert list(await engine.queue.lease("q", count=1, wait_ms=100)) == []
+        return await engine.queue_admin.dead_letters("q")
+
+    (dead,) = await wait_until(dead_letters, seconds=10.0)
+    assert dead.reason == "attempt 2 of 2 was not settled: its lease ran out"
+    assert [(record.attempt, record.outcome, record.reason) for record in dead.attempts] == [
+        (1, "expired", "the lease ran out"),
+        (2, "expired", "the lease ran out"),
+    ]
 
 
 async def test_the_history_keeps_the_last_sixteen_attempts(engine: Engine) -> None:

@@ -6,7 +6,18 @@ ran out and the message is due again (`is_exhausted`, asked before the next hand
 
 from dataclasses import dataclass
 
-__all__ = ["GiveUp", "RetryAt", "RetryPolicy", "decide_after_failure", "is_exhausted", "is_used_up_reason"]
+__all__ = [
+    "LEASE_RAN_OUT",
+    "GiveUp",
+    "RetryAt",
+    "RetryPolicy",
+    "decide_after_failure",
+    "is_exhausted",
+    "is_used_up_reason",
+]
+
+# Why an attempt ended of which nobody said anything.
+LEASE_RAN_OUT = "the lease ran out"
 
 # Doubling more often than this only overflows; the maximum has been reached long before.
 _DOUBLINGS_MAX = 40

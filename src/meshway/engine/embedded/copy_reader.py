@@ -36,6 +36,7 @@ from meshway.engine.ports.copying import (
 )
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable, StoreCorrupt
+from meshway.kernel.retry import LEASE_RAN_OUT
 
 __all__ = ["EmbeddedCopyReader", "open_copy_reader"]
 
@@ -217,7 +218,7 @@ def _message(row: _MessageRow) -> Copied:
                 leased_at_ms=begun_ms,
                 ended_at_ms=ended_ms,
                 outcome="expired",
-                reason="the lease ran out",
+                reason=LEASE_RAN_OUT,
             )
         )
     is_ordered = row.settings is not None and decode_settings(row.settings).ordered

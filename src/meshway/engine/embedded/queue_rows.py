@@ -12,7 +12,7 @@ from meshway.engine.embedded.queries import Queries
 from meshway.engine.embedded.queue_books import QueueBook, QueueBooks
 from meshway.engine.embedded.queue_life import MessageEnd, MessageState, check_move, first_state
 from meshway.engine.ports import AttemptRecord, Priority, QueuedMessage
-from meshway.kernel.retry import is_exhausted
+from meshway.kernel.retry import LEASE_RAN_OUT, is_exhausted
 
 __all__ = ["MessageColumns", "QueueRows", "StateRow", "add_attempt", "decode_history", "queued_message"]
 
@@ -95,7 +95,7 @@ class QueueRows:
         """Nobody said anything: the lease's own end is when the attempt ended. Due again, but for the last one."""
         book = self._books.by_id(row.queue_id)
         settings = book.settings
-        history = add_attempt(row, row.visible_at_ms or now_ms, "expired", "the lease ran out")
+        history = add_attempt(row, row.visible_at_ms or now_ms, "expired", LEASE_RAN_OUT)
         ending = None
         if settings.attempts_max is not None:
             ending = is_exhausted(settings.attempts_max, row.attempt + 1)

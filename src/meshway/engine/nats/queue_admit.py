@@ -17,6 +17,7 @@ from meshway.engine.nats.queue_records import QueueRecords
 from meshway.engine.nats.queue_subjects import hash_of
 from meshway.engine.ports import Lease
 from meshway.kernel.clock import Clock
+from meshway.kernel.retry import is_exhausted
 
 __all__ = ["Admission", "Taken", "nak"]
 
@@ -24,7 +25,6 @@ __all__ = ["Admission", "Taken", "nak"]
 _AGE_PARTS_MAX = 8
 # And one that waited longer than this part may be in other hands already.
 _AGE_RENEWED_MAX = 2
-_EXPIRED_REASON = "the lease of the last attempt ran out"
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Admission:
                 early.append(one)
             elif head.expires_at_ms is not None and head.expires_at_ms <= now_ms:
                 gone.append(arrival.seq)
-            elif not await self._is_over(queue, one):
+            elif not await self._is_over(queue, one, held):
                 entry = Held(one.delivery.attempt, one.delivery.until_ms)
                 self._held.put(queue_hash, arrival.seq, entry, now_ms=now_ms)
                 taken.append(one)
@@ -165,14 +165,19 @@ class Admission:
         )
         return Taken(lease, delivery, history)
 
-    async def _is_over(self, queue: str, one: Taken) -> bool:
+    async def _is_over(self, queue: str, one: Taken, held: Held | None) -> bool:
         """Whether its attempts are used up: then it leaves the queue."""
         settings = self._books.settings(queue)
-        if settings.attempts_max is None or one.delivery.attempt <= settings.attempts_max:
+        if settings.attempts_max is None or is_exhausted(settings.attempts_max, one.delivery.attempt) is None:
             return False
+        # The server also counts hand-outs that reached nobody; beyond the maximum no worker was given one, unless the
+        # maximum was lowered meanwhile.
+        known = one.history.attempts[-1].attempt if one.history.attempts else 0
+        last = max(settings.attempts_max, known, 0 if held is None else held.attempt)
+        ending = is_exhausted(settings.attempts_max, last + 1)
+        assert ending is not None
         if settings.dead_letters:
-            last = one.delivery.attempt - 1
-            await self._burials.bury_expired(one.delivery, one.history, attempt=last, reason=_EXPIRED_REASON)
+            await self._burials.bury_expired(one.delivery, one.history, attempt=last, reason=ending.reason)
         else:
             await self._burials.delete([one.delivery.seq])
         return True

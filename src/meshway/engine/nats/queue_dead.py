@@ -24,6 +24,7 @@ from meshway.engine.nats.retries import Retries, read_patiently
 from meshway.engine.ports import AttemptRecord, DeadLetter, Priority, QueueAppend, SettleOutcome
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
+from meshway.kernel.retry import LEASE_RAN_OUT
 
 __all__ = ["Burials", "DeadLetters"]
 
@@ -101,7 +102,7 @@ class Burials:
             leased_at_ms=min(now_ms, delivery.leased_at_ms) - delivery.lease_ms,
             ended_at_ms=now_ms,
             outcome="expired",
-            reason="",
+            reason=LEASE_RAN_OUT,
         )
         return await self._bury(delivery, history, record, reason)
 

@@ -11,6 +11,7 @@ import msgspec
 
 from meshway.engine.nats.jetstream import Stored
 from meshway.engine.ports import AttemptRecord, DeadLetter, Priority, QueueAppend, QueuedMessage
+from meshway.kernel.retry import LEASE_RAN_OUT
 
 __all__ = [
     "HEADER",
@@ -84,7 +85,11 @@ class History(msgspec.Struct, frozen=True, array_like=True):
             leased_at_ms = min(leased_at_ms, ended_at_ms)
             missing.append(
                 AttemptRecord(
-                    attempt=number, leased_at_ms=leased_at_ms, ended_at_ms=ended_at_ms, outcome="expired", reason=""
+                    attempt=number,
+                    leased_at_ms=leased_at_ms,
+                    ended_at_ms=ended_at_ms,
+                    outcome="expired",
+                    reason=LEASE_RAN_OUT,
                 )
             )
             ended_at_ms = leased_at_ms
