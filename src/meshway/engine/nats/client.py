@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,9 @@ class NatsClient(Client):
     def __init__(self, settings: NatsSettings) -> None:
         super().__init__()
         self._needs_tls = settings.wants_tls
+        self._next: Srv | None = None
+        self._left: Srv | None = None
+        self._left_until = 0.0
         self._read_identity = _identity_reader(settings)
 
     def signer(self) -> Callable[[str], bytes] | None:
@@ -60,6 +63,24 @@ class NatsClient(Client):
             jwt = identity.jwt.encode()
             self._user_jwt_cb = lambda: jwt
         return base64.b64encode(identity.key.sign(nonce.encode()))
+
+    @property
+    def other_servers(self) -> Sequence[Srv]:
+        """Of the settings, and those that servers told of, without the one that it is connected to."""
+        return [server for server in self._server_pool if server is not self._current_server]
+
+    async def go_to(self, server: Srv, *, avoid_s: float) -> None:
+        """Break the connection, make the next one to `server`; the one that is left is the last choice for so long."""
+        self._next, self._left = server, self._current_server
+        self._left_until = asyncio.get_running_loop().time() + avoid_s
+        await self.force_reconnect()
+
+    async def _select_next_server(self) -> None:
+        """The library takes the first of its list, and puts it last."""
+        left = self._left if asyncio.get_running_loop().time() < self._left_until else None
+        chosen, self._next = self._next, None
+        self._server_pool.sort(key=lambda server: (server is left, server is not chosen))
+        await super()._select_next_server()
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is None and s.uri.scheme in ("nats", "tls"):

@@ -10,6 +10,7 @@ from meshway.engine.nats.key_value import NatsKeyValue
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.log import NatsLog
 from meshway.engine.nats.measures import Measures
+from meshway.engine.nats.moving import Moving
 from meshway.engine.nats.nodes import read_nodes
 from meshway.engine.nats.owned_tasks import OwnedTasks
 from meshway.engine.nats.preparing import prepare_jetstream
@@ -35,13 +36,16 @@ async def open_nats_engine(settings: NatsSettings, *, clock: Clock, metrics: Met
     """
     measures = Measures(metrics)
     link = await Link.open(settings, measures)
+    tasks = OwnedTasks()
     try:
         jetstream, layout = JetStream(link, settings), Layout(settings)
+        tasks.start(Moving(link, layout.reached, settings, measures).run(), name="meshway-nats-moving")
         replicas = await prepare_jetstream(jetstream, layout, settings, clock)
         upkeep = Upkeep(jetstream, layout.configs(settings, replicas), measures=measures, clock=clock)
-        engine = NatsEngine(jetstream, layout, settings=settings, upkeep=upkeep, clock=clock)
+        engine = NatsEngine(jetstream, layout, settings=settings, upkeep=upkeep, tasks=tasks, clock=clock)
         await engine.start()
     except BaseException:
+        await tasks.close()
         await link.close()
         raise
     metrics.gauge_read_from(
@@ -63,13 +67,21 @@ class NatsEngine:
     inline_bytes_max = _INLINE_BYTES_MAX
 
     def __init__(
-        self, jetstream: JetStream, layout: Layout, *, settings: NatsSettings, upkeep: Upkeep, clock: Clock
+        self,
+        jetstream: JetStream,
+        layout: Layout,
+        *,
+        settings: NatsSettings,
+        upkeep: Upkeep,
+        tasks: OwnedTasks,
+        clock: Clock,
     ) -> None:
+        """`tasks`: what runs in the background already; ended by `close`."""
         self._link = link = jetstream.link
         self._jetstream, self._layout = jetstream, layout
         self._settings = settings
         self._upkeep = upkeep
-        self._tasks = OwnedTasks()
+        self._tasks = tasks
         self._key_value = NatsKeyValue(jetstream, layout, settings)
         self._own_keys = NatsKeyValue(jetstream, layout.for_own_keys(), settings)
         self._log = NatsLog(jetstream, layout, settings)

@@ -7,12 +7,14 @@ is buffered. Not here: what is asked of JetStream (`jetstream.py`).
 import asyncio
 import contextlib
 import logging
+import math
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import nats.errors
+from nats.aio.client import Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -39,6 +41,11 @@ _NO_RESPONDERS = "503"
 _UNSENT_BYTES_MAX = 16 * 1024 * 1024
 # How long it may take to hear what was on its way when a subscription ends.
 _LEAVE_S = 2.0
+# A server that was left is the last choice for so long; if it is parted still, it is left again.
+_AVOID_S = 30.0
+# What the last token of a reply subject begins with: whether the answer needs a majority.
+_WRITE, _QUESTION = "w", "q"
+_ERROR = b'"error":'
 
 Answer = Msg
 _LATE = Unanswered("NATS did not answer in time; it may have no leader at this moment")
@@ -55,6 +62,8 @@ class Ask(NamedTuple):
 class ServerInfo(NamedTuple):
     """`cluster`: its name, empty on a single server."""
 
+    id: str
+    name: str
     version: str
     api_level: int
     cluster: str
@@ -73,6 +82,12 @@ class Link:
         self._asked = 0
         # By the last token of the reply subject.
         self._waiting: dict[str, Callable[[Msg | Unanswered], None]] = {}
+        # When the calls that wait were begun, by their first token, the oldest first.
+        self._begun: dict[str, float] = {}
+        # Since when calls were in vain, as long as nothing was written since.
+        self._in_vain_since = math.inf
+        # When a write was answered last; of the loop's clock.
+        self.served_at = -math.inf
         self._listeners: list[Callable[[bool], None]] = []
         self._last_error = ""
         # A subject that this user may not use: it stays so until somebody changes it.
@@ -81,11 +96,14 @@ class Link:
         self.unanswered = asyncio.Event()
 
     @classmethod
-    async def open(cls, settings: NatsSettings, measures: Measures) -> "Link":
-        """Connect. Raises: EngineUnavailable with what to look at."""
+    async def open(cls, settings: NatsSettings, measures: Measures, *, tls_name: str | None = None) -> "Link":
+        """Connect. `tls_name`: whose certificate the servers show, where their address does not say it.
+
+        Raises: EngineUnavailable with what to look at.
+        """
         link = cls(settings, measures)
         try:
-            await link._connect()
+            await link._connect(tls_name)
         except BaseException:
             with contextlib.suppress(Exception):
                 await link._client.close()
@@ -113,6 +131,8 @@ class Link:
         # Nothing public has `api_lvl` and `cluster`.
         said = self._client._server_info
         return ServerInfo(
+            id=str(said.get("server_id", "")),
+            name=str(said.get("server_name", "")),
             version=str(said.get("version", "")),
             api_level=int(said.get("api_lvl", 0)),
             cluster=said.get("cluster") or "",
@@ -128,6 +148,24 @@ class Link:
     def trouble(self) -> str:
         """Why it is not connected, for people."""
         return self._last_error or "NATS is away"
+
+    @property
+    def waits_s(self) -> float:
+        """How long somebody has been waiting, or waited in vain, while nothing was written."""
+        since = min(self._in_vain_since, next(iter(self._begun.values()), math.inf))
+        return max(0.0, asyncio.get_running_loop().time() - since)
+
+    def suspect(self) -> None:
+        """What was answered says that nothing can be written."""
+        self._in_vain_since = min(self._in_vain_since, asyncio.get_running_loop().time())
+
+    def other_servers(self) -> Sequence[Srv]:
+        """Of the cluster, as far as they are known."""
+        return self._client.other_servers
+
+    async def go_to(self, server: Srv) -> None:
+        """Leave the server for this one: what is on its way is answered as when a connection breaks."""
+        await self._client.go_to(server, avoid_s=_AVOID_S)
 
     def listen(self, listener: Callable[[bool], None]) -> None:
         """Call with True when the connection is back and with False when it broke. For life."""
@@ -149,11 +187,14 @@ class Link:
 
         `again_ms`: what was not answered for so long is sent once more, and again; for what may be asked twice.
         """
+        if not asks:
+            return []
+        loop = asyncio.get_running_loop()
         answers = _Answers(len(asks))
-        tokens = [self._token() for _ in asks]
+        tokens = [self._token(_WRITE if again_ms is None else _QUESTION) for _ in asks]
         for place, token in enumerate(tokens):
             self._waiting[token] = partial(answers.take, place)
-        loop = asyncio.get_running_loop()
+        self._begun[tokens[0]] = loop.time()
         ends_at = loop.time() + (timeout_ms or self._settings.request_timeout_ms) / 1000
         try:
             while answers.left and (left_s := ends_at - loop.time()) > 0:
@@ -163,6 +204,7 @@ class Link:
                         await self._send_unanswered(asks, tokens, answers)
                         await answers.wait()
         finally:
+            del self._begun[tokens[0]]
             for token in tokens:
                 self._waiting.pop(token, None)
         judged = [_LATE if answer is None else _judged(answer) for answer in answers.found]
@@ -193,8 +235,9 @@ class Link:
             elif take(judged):
                 done.set_result(None)
 
-        token = self._token()
+        token = self._token(_QUESTION)
         self._waiting[token] = heard
+        self._begun[token] = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout((timeout_ms or self._settings.request_timeout_ms) / 1000):
                 await self._publish(ask, reply=f"{self._inbox}.{token}")
@@ -204,6 +247,7 @@ class Link:
         except EngineUnavailable as error:
             failure = Unanswered(error.detail, nothing_happened=True)
         finally:
+            del self._begun[token]
             self._waiting.pop(token, None)
         if failure is not None:
             self._miss(1)
@@ -292,16 +336,22 @@ class Link:
         except nats.errors.Error as error:
             raise EngineUnavailable(f"{self.trouble} ({_text(error)})") from error
 
-    def _token(self) -> str:
+    def _token(self, kind: str) -> str:
         self._asked += 1
-        return str(self._asked)
+        return f"{kind}{self._asked}"
 
     async def _heard(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        token = message.subject.rpartition(".")[2]
+        # Refusals need no majority, and what has no data is the word of a server or a consumer.
+        if message.data and token[0] == _WRITE and _ERROR not in message.data:
+            self.served_at = asyncio.get_running_loop().time()
+            self._in_vain_since = math.inf
+        waiting = self._waiting.get(token)
         if waiting is not None:
             waiting(message)
 
     def _miss(self, count: int) -> None:
+        self.suspect()
         self._measures.unanswered.inc(count)
         self.unanswered.set()
 
@@ -311,7 +361,7 @@ class Link:
 
     # The connection
 
-    async def _connect(self) -> None:
+    async def _connect(self, tls_name: str | None) -> None:
         settings = self._settings
         try:
             signer = self._client.signer()
@@ -334,6 +384,7 @@ class Link:
                     password=settings.password,
                     token=settings.token,
                     tls=self._tls(),
+                    tls_hostname=tls_name,
                 )
         except TimeoutError:
             raise EngineUnavailable(f"No NATS server answers at {self._where()}: {self.trouble}") from None
@@ -391,6 +442,7 @@ class Link:
         _log.info("nats_reconnected")
         self._measures.reconnects.inc()
         self._last_error = self.denied = ""
+        self._in_vain_since = math.inf
         for listener in self._listeners:
             listener(True)
 

@@ -12,6 +12,10 @@ class Measures:
         self.reconnects = metrics.counter(
             "meshway_engine_nats_reconnects_total", "Times the connection to NATS was made again after it broke"
         )
+        self.servers_left = metrics.counter(
+            "meshway_engine_nats_servers_left_total",
+            "Times the hub left a server that answered nothing, for another one of the cluster that did",
+        )
         self.unanswered = metrics.counter(
             "meshway_engine_nats_unanswered_total",
             "Requests to JetStream that nobody answered: no leader, no connection, or not in time",

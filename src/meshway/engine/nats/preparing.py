@@ -62,6 +62,7 @@ async def prepare_jetstream(jetstream: JetStream, layout: Layout, settings: Nats
             if not (is_forming or is_electing):
                 raise refusal from failure
             reason = refusal.detail
+            jetstream.link.suspect()
         await waiting.pause(reason)
 
 

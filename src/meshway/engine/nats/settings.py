@@ -82,6 +82,10 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """For one of several tries of what is safe to repeat: a request that met an election is lost, not late."""
         return max(_TRY_MS_MIN, self.request_timeout_ms * 2 // 5)
 
+    def only(self, server: str, *, start_timeout_ms: int) -> "NatsSettings":
+        """For a short visit to one server."""
+        return msgspec.structs.replace(self, servers=(server,), start_timeout_ms=start_timeout_ms)
+
     @property
     def wants_tls(self) -> bool:
         """Then nothing is said to a server before the connection is encrypted."""

@@ -86,6 +86,8 @@ class Upkeep:
         if trouble != self.trouble:
             _log.warning("nats_streams_in_trouble" if trouble else "nats_streams_well_again", extra={"reason": trouble})
         self.trouble = trouble
+        if trouble:
+            self._jetstream.link.suspect()
 
     async def _make_again(self, name: str) -> str:
         try:
