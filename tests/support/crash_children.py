@@ -2,7 +2,8 @@
 
 `python -m support.crash_children KIND URL SEED JOURNAL [TRANSPORT]`, until SIGTERM. Each notes what it asks before it
 asks, and what it was answered, for `support.crash_judge`. A message is known by the number in its data. URL may be a
-list of hubs. With CRASH_SPACE the names of all channels begin so, with CRASH_PAUSE pauses are so many times as long.
+list of hubs. With CRASH_SPACE the names of all channels begin so, and with CRASH_PAUSE pauses are so many times as
+long. With CRASH_BUG workers do nothing about every tenth message and say that it is done: somebody should notice.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ __all__ = ["ORDERED", "QUEUE", "READER", "STREAM", "Child"]
 QUEUE, ORDERED, STREAM, READER = "work.any", "work.ordered", "log.all", "follower"
 _SPACE = os.environ.get("CRASH_SPACE", "")
 _PAUSE_TIMES = float(os.environ.get("CRASH_PAUSE", "1"))
+_HAS_BUG = "CRASH_BUG" in os.environ
 # Longer than a hub is ever away here: a producer never gives up.
 _SEND_TIMEOUT_S = 60.0
 _PRIORITIES = ("low", "normal", "high", "urgent")
@@ -126,6 +128,8 @@ class Child:
     async def _handle(self, delivery: Delivery) -> None:
         """Most are done at once, some take longer than a lease, some fail in each of the ways there are."""
         number = delivery.data["number"]
+        if _HAS_BUG and number % 10 == 0:
+            return
         chance = random.Random(f"{number}-{delivery.attempt}")
         await asyncio.sleep(chance.choice([0, 0, 0, 0.005, 0.02]))
         match chance.randrange(60):
@@ -141,6 +145,7 @@ class Child:
                 raise Retry(f"at once: {number} at attempt {delivery.attempt}", delay_ms=0)
             case 7 if number % 3 == 0:
                 await asyncio.sleep(2.5)
+        self.journal.write("handled", queue=delivery.channel, number=number)
 
     def _journaled(self, worker: Worker) -> Worker:
         worker._source = _JournaledSource(worker._source, worker.queue, self.journal)

@@ -70,6 +70,7 @@ def judge_queue(
     downs: Sequence[Span],
     letters: Sequence[Letter],
     asked_before_ms: int = 0,
+    is_mesh: bool = False,
 ) -> QueueVerdict:
     """The queue is empty now, but for `letters`. `downs`: from each kill of the hub to its next start."""
     lease_from_ms = rules.lease_ms - asked_before_ms
@@ -79,7 +80,7 @@ def judge_queue(
     )
     book = _read(mine)
     _check_letters(letters, book, rules)
-    checker = QueueChecker(rules, exact=False)
+    checker = QueueChecker(rules, exact=False, is_mesh=is_mesh)
     judge = _QueueJudge(checker, book, lease_from_ms, downs)
     judge.hear(mine)
     unseen = {

@@ -163,10 +163,16 @@ def judge_messages(
     """Queues, one stream and its followers, and the messages of whoever asked every hub all the time."""
     verdict = MeshVerdict()
     for queue, rule in rules.items():
-        verdict.faults += _settled_twice(entries, queue)
+        verdict.faults += [*_settled_twice(entries, queue), *_unhandled(entries, queue)]
         try:
             found = judge_queue(
-                entries, rule, queue, downs=downs, letters=letters[queue], asked_before_ms=rule.lease_ms // _AGE_PARTS
+                entries,
+                rule,
+                queue,
+                downs=downs,
+                letters=letters[queue],
+                asked_before_ms=rule.lease_ms // _AGE_PARTS,
+                is_mesh=True,
             )
         except Broken as broken:
             verdict.faults.append(f"queue {queue}: {broken}")
@@ -201,6 +207,16 @@ def _settled_twice(entries: Sequence[Entry], queue: str) -> list[str]:
                     if outcome == "done" and action in _FINAL:
                         done[number_of[delivery]].append(delivery)
     return [f"queue {queue}: {number} is done by {names}" for number, names in done.items() if len(names) > 1]
+
+
+def _unhandled(entries: Sequence[Entry], queue: str) -> list[str]:
+    """What a worker calls done it has worked on."""
+    mine = [entry for entry in entries if entry.facts.get("queue") == queue]
+    handled = {entry.facts["number"] for entry in mine if entry.event == "handled"}
+    number_of = {each[0]: each[3] for entry in mine if entry.event == "leased" for each in entry.facts["deliveries"]}
+    said = [each for entry in mine if entry.event == "settling" for each in entry.facts["settlements"]]
+    acked = {number_of[delivery] for delivery, action, *_ in said if action == "ack"}
+    return [f"queue {queue}: {number} is called done, nobody worked on it" for number in sorted(acked - handled)]
 
 
 def _judge_probes(entries: Sequence[Entry]) -> MeshVerdict:

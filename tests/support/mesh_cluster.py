@@ -23,6 +23,8 @@ STREAMS = ("MW_KV", "MW_LOG", "MW_QUEUE")
 # One server keeps what it has on a disk of this size. Enough for the longest run, and soon filled up.
 _SMALL_DISK_MB = 768
 _READY_WITHIN_S = 45.0
+# Shorter than anything is frozen or cut off here.
+_TASK_LEASE_MS = 4_000
 _SECRET_KEY = base64.b64encode(hashlib.sha256(b"all hubs of a mesh have the same").digest()).decode()
 # Servers know the wires to each other and no other way: nobody listens at what they would tell of themselves.
 _NO_ADDRESS = "127.0.0.1:9"
@@ -92,9 +94,8 @@ def mesh_cluster(folder: Path) -> Iterator[MeshCluster]:
         hubs = {}
         for name in HUBS:
             servers = ",".join(f"127.0.0.1:{wires.lay(name, node, nodes[node].port)}" for node in NODES)
-            hubs[name] = HubProcess(
-                folder / name, flags=["--engine", f"nats://{servers}"], env={"MESHWAY_SECRET_KEY": _SECRET_KEY}
-            )
+            env = {"MESHWAY_SECRET_KEY": _SECRET_KEY, "MESHWAY_TASKS_LEASE_MS": str(_TASK_LEASE_MS)}
+            hubs[name] = HubProcess(folder / name, flags=["--engine", f"nats://{servers}"], env=env)
         for hub in hubs.values():
             # Its end is the same whether it was started by a block or not.
             stack.push(hub.__exit__)

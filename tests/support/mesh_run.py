@@ -92,7 +92,8 @@ class MeshRun:
 class MeshRound:
     """One round in a folder of its own; its channels have names of their own."""
 
-    def __init__(self, run: MeshRun, seed: int, pace: Pace) -> None:
+    def __init__(self, run: MeshRun, seed: int, pace: Pace, *, has_bug: bool = False) -> None:
+        """`has_bug`: of its clients and workers; the verdict is to find it."""
         run.rounds += 1
         self.run = run
         self.cluster = run.cluster
@@ -103,6 +104,7 @@ class MeshRound:
         self.folder.mkdir()
         self._space = f"r{run.rounds}."
         self._seed = seed
+        self._bug = {"CRASH_BUG": "yes"} if has_bug else {}
         self._crew = Crew(self.folder)
         self._journal = Journal(self.folder / "run.journal")
         self._spawned = 0
@@ -237,7 +239,7 @@ class MeshRound:
         name = f"{kind}-{self._spawned}"
         urls = ",".join(self.run._urls_from(self._spawned))
         arguments = (kind, urls, f"{self._seed}-{self._spawned}", str(self.folder / f"{name}.journal"), *more)
-        self._crew.spawn(name, module, *arguments, env={"CRASH_SPACE": self._space, "CRASH_PAUSE": "3"})
+        self._crew.spawn(name, module, *arguments, env={"CRASH_SPACE": self._space, "CRASH_PAUSE": "3", **self._bug})
 
 
 def _events_of(body: bytes) -> Iterator[Mapping[str, object]]:

@@ -4,15 +4,18 @@ In a thread with a loop of its own, for tests that are no coroutines.
 """
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 
 from support.tcp_proxy import TcpProxy, tcp_proxy
 
 __all__ = ["MeshWires", "mesh_wires"]
 
 _ANSWERS_WITHIN_S = 10.0
+# Below those that the kernel gives out: servers that are not started yet have such a port in mind.
+_PORTS = range(20_000, 32_000)
 
 
 class MeshWires:
@@ -25,7 +28,7 @@ class MeshWires:
 
     def lay(self, source: str, target: str, port: int) -> int:
         """The port on which `source` finds `target`, which listens on `port`."""
-        opening = asyncio.run_coroutine_threadsafe(self._stack.enter_async_context(tcp_proxy(port)), self._loop)
+        opening = asyncio.run_coroutine_threadsafe(self._lay(port), self._loop)
         proxy = opening.result(_ANSWERS_WITHIN_S)
         self._proxies[source, target] = proxy
         return proxy.port
@@ -40,6 +43,12 @@ class MeshWires:
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._stack.aclose(), self._loop).result(_ANSWERS_WITHIN_S)
+
+    async def _lay(self, port: int) -> TcpProxy:
+        while True:
+            own = random.choice(_PORTS)
+            with suppress(OSError):
+                return await self._stack.enter_async_context(tcp_proxy(port, port=own))
 
     def _each(self, is_meant: Callable[[str, str], bool], act: Callable[[TcpProxy], None]) -> None:
         async def act_on_all() -> None:

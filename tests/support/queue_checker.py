@@ -7,6 +7,8 @@ priorities are kept, repetitions add nothing, and a dead letter says truly how i
 `exact` is for one caller on virtual time: then each answer is predicted to the millisecond. Without it calls may
 overlap and be cut off by a crash (`outcome` None), times are only bounds, and only what must hold all the same is held
 against the queue. Then: announce a settlement with `settling` before it is sent, `settled` when it was answered.
+`is_mesh`: a settlement may be under way for longer than its lease, and be done all the same while somebody else has the
+message already; then whatever that one says must be refused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -93,6 +95,8 @@ class _Message:
     reason: str = ""
     # Calls about it went unanswered: what it went through is not known to the last.
     is_uncertain: bool = False
+    # Deliveries that were over before what was said of them was answered.
+    overtaken: set[str] = field(default_factory=set)
 
     def expired(self, now_ms: int) -> bool:
         expires_at_ms = self.posted.expires_at_ms
@@ -102,9 +106,10 @@ class _Message:
 class QueueChecker:
     """One queue. `exact`: see the module."""
 
-    def __init__(self, rules: QueueRules, *, exact: bool) -> None:
+    def __init__(self, rules: QueueRules, *, exact: bool, is_mesh: bool = False) -> None:
         self.rules = rules
         self._exact = exact
+        self._is_mesh = is_mesh
         self._messages: dict[str, _Message] = {}
         self._by_delivery: dict[str, str] = {}
         self._final: set[str] = set()
@@ -191,6 +196,7 @@ class QueueChecker:
             raise Broken(f"{message.posted.id}: held twice at a time, the other lease ends in {hold.until_ms - now_ms}")
         if hold.is_ending:
             message.is_uncertain = True
+            message.overtaken.add(hold.delivery_id)
         else:
             message.history.append((hold.attempt, "expired", "the lease ran out"))
         message.hold = None
@@ -319,7 +325,12 @@ class QueueChecker:
         self._final.add(delivery_id)
         hold = message.hold
         if hold is None or hold.delivery_id != delivery_id:
-            if action != "retry":
+            if action == "retry":
+                return
+            if self._is_mesh and delivery_id in message.overtaken and message.state == "queued":
+                message.hold = None
+                message.state = "done" if action == "ack" else "dead"
+            else:
                 raise Broken(f"{name}: {action} of a delivery is done, but somebody else has the message")
             return
         message.hold = None

@@ -38,7 +38,8 @@ def seen_of(event: StreamEvent) -> SeenEvent:
     number, kind = int(event.event_id), event.kind.value
     if event.kind is EventKind.ARTIFACT:
         return SeenEvent(number, kind, event.text, append=event.append)
-    return SeenEvent(number, kind, state=event.state, attempt=_attempt_of(event))
+    text = event.text if event.kind is EventKind.TASK else ""
+    return SeenEvent(number, kind, text, state=event.state, attempt=_attempt_of(event))
 
 
 def _attempt_of(event: StreamEvent) -> int | None:

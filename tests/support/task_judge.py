@@ -10,7 +10,10 @@ _TERMINAL = frozenset({"TASK_STATE_COMPLETED", "TASK_STATE_FAILED", "TASK_STATE_
 
 @dataclass(frozen=True, slots=True)
 class SeenEvent:
-    """`kind`: task, status or artifact. `text` is what an artifact adds, or replaces where `append` is False."""
+    """`kind`: task, status or artifact. `text` is what an artifact adds, or replaces where `append` is False.
+
+    A task may begin with text: of an agent that had gone on before anybody could write down what it said.
+    """
 
     number: int
     kind: str
@@ -78,7 +81,7 @@ def snapshot_faults_of(seen: Sequence[SnapshotEvent], *, expected_text: str) -> 
 def _text_faults(seen: Sequence[SeenEvent], expected_text: str) -> list[str]:
     text = ""
     for event in seen:
-        if event.kind == "artifact":
+        if event.kind != "status":
             text = text + event.text if event.append else event.text
     return [] if text == expected_text else [f"the text is {text!r}, not {expected_text!r}"]
 

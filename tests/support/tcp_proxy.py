@@ -80,9 +80,10 @@ class TcpProxy:
 
 
 @asynccontextmanager
-async def tcp_proxy(target_port: int) -> AsyncIterator[TcpProxy]:
+async def tcp_proxy(target_port: int, *, port: int = 0) -> AsyncIterator[TcpProxy]:
+    """On `port`, 0: on any. Raises: OSError where somebody has it."""
     proxy = TcpProxy(target_port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", port)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

@@ -16,8 +16,8 @@ import msgspec
 
 from meshway.client.channel_messages import ChannelMessage, Missed, read_message
 from meshway.client.channels import start_text
-from meshway.client.errors import ClientError, HubUnreachable, UnexpectedAnswer
-from meshway.client.link import LinkSession, SubscriptionFrame
+from meshway.client.errors import ClientError, HubError, HubUnreachable, UnexpectedAnswer
+from meshway.client.link import Backoff, LinkSession, SubscriptionFrame, is_passing
 from meshway.protocols.link import frames
 
 __all__ = ["EventFeed", "MessageFeed", "StreamFeed"]
@@ -284,4 +284,15 @@ class StreamFeed(MessageFeed):
         self._read_unacked = 0
         deadline = asyncio.get_running_loop().time() + (timeout_s or self._start_timeout_s)
         frame = frames.Ack(ref="", channel=self._channel, reader=self._reader, sequence=sequence)
-        await self._session.call(frame, deadline=deadline, is_repeatable=True, is_closing=True)
+        backoff = Backoff()
+        while True:
+            try:
+                await self._session.call(frame, deadline=deadline, is_repeatable=True, is_closing=True)
+            except HubError as error:
+                wait_s = backoff.next_s()
+                # A hub whose store is away for a moment is no reason to end a feed.
+                if not is_passing(error) or asyncio.get_running_loop().time() + wait_s > deadline:
+                    raise
+            else:
+                return
+            await asyncio.sleep(wait_s)

@@ -18,7 +18,7 @@ from support.mesh_cluster import mesh_cluster
 from support.mesh_faults import FAULTS
 from support.mesh_run import MeshRound, MeshRun, Pace
 
-SHORT, LONG = Pace(load_s=6, frozen_s=8), Pace(load_s=120, frozen_s=30)
+SHORT, LONG = Pace(load_s=5, frozen_s=8), Pace(load_s=120, frozen_s=30)
 SOAK_ROUNDS = 10
 SHOWN_FAULTS = 5
 
@@ -35,6 +35,18 @@ def mesh() -> Iterator[MeshRun]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_nothing_is_lost_or_doubled_after(mesh: MeshRun, name: str, capsys: pytest.CaptureFixture[str]):
     survive(mesh, name, capsys, SHORT)
+
+
+def test_bugs_of_a_worker_and_of_a_client_are_found(mesh: MeshRun):
+    """A worker that acknowledges without working, and a client that drops an event, under a mesh that is well."""
+    round_ = MeshRound(mesh, 1, SHORT, has_bug=True)
+    with round_.loaded():
+        FAULTS["no fault"].strike(round_)
+    faults = round_.verdict(calls_may_fail=False).faults
+    assert any("nobody worked on it" in fault for fault in faults)
+    assert any(fault.startswith("stream ") and "numbers are [1, 2, 4" in fault for fault in faults)
+    # Nothing else is said of them: what the mesh has is whole.
+    assert not [fault for fault in faults if not fault.startswith("stream ") and "nobody worked" not in fault]
 
 
 @pytest.mark.soak

@@ -157,6 +157,31 @@ async def test_leaving_a_reader_acknowledges_what_was_read():
     assert [frame.sequence for frame in hub.of(frames.Ack)] == [2]
 
 
+async def test_an_acknowledgement_is_repeated_while_the_hub_s_store_is_away():
+    async with tailing("log", reader="billing") as (hub, feed, subscription):
+        refusals = [problem("engine_unavailable", 503)] * 2
+
+        async def answer(connection, frame):
+            if isinstance(frame, frames.Ack) and refusals:
+                await hub.send(frames.Error(ref=frame.ref, problem=refusals.pop()))
+            else:
+                await hub.accept_all(connection, frame)
+
+        hub.answer = answer
+        await hub.send(stream(subscription, 1, 3))
+
+        async def read():
+            async for message in feed:
+                if message.sequence == 4:
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            await hub.next_of(frames.Ack, 3)
+            await hub.send(stream(subscription, 4, 4))
+    assert [frame.sequence for frame in hub.of(frames.Ack)] == [3, 3, 3]
+
+
 async def test_a_refused_subscription_raises_and_one_refused_for_now_is_tried_again():
     async with fake_link_hub() as (hub, client):
         answers = [problem("engine_unavailable", 503), problem("forbidden", 403)]
