@@ -68,7 +68,7 @@ class Echo:
         assert self.socket is not None
         self.socket.send(b"draining")
 
-    def swept(self, now: float) -> None:
+    def swept(self, now: float, heard_at: float) -> None:
         self.sweeps += 1
 
 

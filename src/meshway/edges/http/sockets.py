@@ -15,8 +15,8 @@ class SocketListener(Protocol):
     def drain_begun(self, *, within_ms: int) -> None:
         """The hub is shutting down; what is open then is cut."""
 
-    def swept(self, now: float) -> None:
-        """Twice a second, for time limits; `now` is the loop's time in seconds."""
+    def swept(self, now: float, heard_at: float) -> None:
+        """Twice a second, for time limits; `now` is the loop's time in seconds, `heard_at` when bytes came last."""
 
 
 class Socket(Protocol):

@@ -168,6 +168,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._flow.paused and now - self._flow.paused_since > self._runtime.settings.write_stall_ms / 1000:
             self.transport.abort()
             return
+        heard_at = self._received_at
         if self._reading_paused:
             # Who is not heard is not silent.
             self._received_at = now
@@ -181,7 +182,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._flush()
         if self._listener is not None:
             try:
-                self._listener.swept(now)
+                self._listener.swept(now, heard_at)
             except Exception as error:  # noqa: BLE001  the boundary of a connection: the sweep visits all others
                 self._report(error)
 

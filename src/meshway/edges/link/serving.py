@@ -1,5 +1,7 @@
 """An instance of an agent on a connection: its tasks go out as far as its credit goes, its reports come in."""
 
+import asyncio
+
 import msgspec
 import structlog
 
@@ -35,8 +37,9 @@ class Serving:
         self._is_joined = False
         self._has_left = False
         self._seen_at = 0.0
-        # Lost with a lease that ran out, until the next frame.
+        # Lost with a lease that ran out, until the next sign of life.
         self._standing = Standing()
+        self._lost_at = 0.0
 
     async def pump(self, subscription: Subscription[frames.Serve]) -> None:
         """Join, then hand out for as long as the connection lasts."""
@@ -90,6 +93,7 @@ class Serving:
         """The work on this must end."""
         if claim.lease_ends_ms <= self._tasks.lease.monotonic_ms():
             self._standing.lose()
+            self._lost_at = asyncio.get_running_loop().time()
         notice = frames.CancelTasks(id=self.frame.id, delivery_ids=[claim.delivery_id], reason=reason)
         self._places.socket.send(encode_frame(notice))
 
@@ -125,8 +129,11 @@ class Serving:
         await self._tasks.report.release_all(self._agent_id, self._instance_id)
         await self._tasks.serve.leave(self._agent_id, self._instance_id)
 
-    def swept(self, now: float) -> None:
-        """The connection lives, and the instance with it."""
+    def swept(self, now: float, heard_at: float) -> None:
+        """The connection lives, and the instance with it. Bytes came last at `heard_at`, answers to pings included."""
+        if heard_at > self._lost_at:
+            # It has no work to speak of, and is no process that hangs.
+            self._standing.regain()
         if self._is_joined and not self._has_left and now - self._seen_at >= _HEARTBEAT_S:
             self._seen_at = now
             self._tasks.serve.heartbeat(self._agent_id, self._instance_id)

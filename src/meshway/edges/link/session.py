@@ -111,9 +111,9 @@ class LinkSession:
                 subscription.task.cancel()
         self._close_if_done()
 
-    def swept(self, now: float) -> None:
+    def swept(self, now: float, heard_at: float) -> None:
         for serving in self._servings.values():
-            serving.swept(now)
+            serving.swept(now, heard_at)
         if now - self._welcome_at < KEY_CHECK_INTERVAL_S:
             return
         self._welcome_at = now
