@@ -18,7 +18,7 @@ from support.mesh_cluster import mesh_cluster
 from support.mesh_faults import FAULTS
 from support.mesh_run import MeshRound, MeshRun, Pace
 
-SHORT, LONG = Pace(load_s=5, frozen_s=8), Pace(load_s=120, frozen_s=30)
+SHORT, LONG = Pace(load_s=15, frozen_s=8), Pace(load_s=120, frozen_s=30)
 SOAK_ROUNDS = 10
 SHOWN_FAULTS = 5
 
