@@ -21,7 +21,7 @@ __all__ = ["QueueRecords"]
 # Longer than any message is held without being given back again.
 _HISTORY_TTL_MS = 7 * 86_400_000
 _EXTENSION_TTL_MS = 60_000
-# Subjects that one direct get takes.
+# Subjects that are asked for at once.
 _LAST_MAX = 500
 
 
@@ -87,11 +87,13 @@ class QueueRecords:
         await self._jetstream.purge_soon(self._subjects.stream, self._subjects.history(queue_hash, seq))
 
     async def _last_of(self, subjects: Sequence[str]) -> Sequence[Stored]:
+        """As the leader has them: a replica may not have what was written when the message was given back."""
         retries = Retries(self._timeout_ms)
         while True:
-            try:
-                return (await self._jetstream.read(self._subjects.stream, {"multi_last": subjects})).messages
-            except (ApiError, Unanswered) as failure:
-                if isinstance(failure, Unanswered) and await retries.pause():
-                    continue
-                raise EngineUnavailable(f"NATS does not say what became of messages before: {failure}") from None
+            answers = await self._jetstream.last_of_each(self._subjects.stream, subjects)
+            failures = [answer for answer in answers if isinstance(answer, ApiError | Unanswered)]
+            if not failures:
+                return [answer for answer in answers if isinstance(answer, Stored)]
+            if not isinstance(failures[0], Unanswered) or not await retries.pause():
+                text = f"NATS does not say what became of messages before: {failures[0]}"
+                raise EngineUnavailable(text) from None
