@@ -409,7 +409,8 @@ def _server(ground: _Ground, edges: _Edges, rest: RestServices, admission: Admis
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     # It speaks of each connection that opens and closes.
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    return HubServer(build_rest_app(rest, settings.rest), runtime, on_drain=begin_drain)
+    lingers = ground.mesh.hubs.has_group
+    return HubServer(build_rest_app(rest, settings.rest), runtime, on_drain=begin_drain, lingers=lingers)
 
 
 def _report_crash(path: str, error: BaseException) -> None:

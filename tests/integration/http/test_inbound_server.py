@@ -41,7 +41,7 @@ class Gate:
 class Site:
     """The server under test; its raw handler does what the path says."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lingers: bool = False) -> None:
         self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.crashes: list[str] = []
@@ -55,7 +55,7 @@ class Site:
             data_route=lambda method, path: self.wait if (method, path) == (b"GET", b"/feed/wait") else None,
         )
         app = Starlette(routes=[Route("/app", self.app, methods=["GET", "POST"]), Route("/feed", self.feed)])
-        self.server = HubServer(app, self.runtime, on_drain=self.note_drain)
+        self.server = HubServer(app, self.runtime, on_drain=self.note_drain, lingers=lingers)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
 
@@ -133,7 +133,12 @@ class Site:
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    site = Site()
+    async with served(Site()) as site:
+        yield site
+
+
+@contextlib.asynccontextmanager
+async def served(site: Site) -> AsyncIterator[Site]:
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(site.server.serve_on(site.listener))
         try:
@@ -530,3 +535,35 @@ async def test_client_that_leaves_a_feed_frees_it_though_the_feed_waits_for_the_
     async with asyncio.timeout(1):
         await site.cancelled.wait()
     assert site.crashes == []
+
+
+async def connect_for_ever(site: Site) -> None:
+    while True:
+        async with connected(site):
+            await asyncio.sleep(0)
+
+
+async def test_server_that_shares_its_port_answers_whoever_has_connected_when_it_stops_to_listen() -> None:
+    async with served(Site(lingers=True)) as site, connected(site) as kept, connected(site) as fresh:
+        kept.send(get("/raw/a"))
+        assert b"connection" not in (await kept.answer())[1]
+        site.server.handle_exit(15, None)
+        with pytest.raises(ConnectionError):
+            await connect_for_ever(site)
+        for client in (kept, fresh):
+            client.send(get("/raw/a"))
+            status, headers, _ = await client.answer()
+            assert (status, headers[b"connection"]) == (200, b"close")
+            assert await client.rest() == b""
+        assert not site.draining
+        async with asyncio.timeout(5):
+            while not site.draining:  # noqa: ASYNC110  the hub is told, not its connections
+                await asyncio.sleep(0.01)
+
+
+async def test_second_signal_ends_the_lingering() -> None:
+    async with served(Site(lingers=True)) as site:
+        site.server.handle_exit(15, None)
+        assert not site.draining
+        site.server.handle_exit(15, None)
+        assert site.draining

@@ -321,7 +321,7 @@ class HubProtocol(HttpToolsProtocol):
 
     def _begin_raw(self, head: RequestHead) -> None:
         exchange = Exchange(self, self.transport, self.write_flow, head)
-        exchange.keep_alive = self.parser.should_keep_alive() and not self.runtime.is_draining
+        exchange.keep_alive = self.parser.should_keep_alive() and self.runtime.keeps_connections
         if self._length_at < len(self.headers):
             declared = self.headers[self._length_at][1].strip()
             # llhttp has seen to it that it is a number.
@@ -341,7 +341,7 @@ class HubProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._reject(400, InvalidRequest("A WebSocket handshake came before the answer to an earlier request."))
             return
-        if self.runtime.is_draining:
+        if not self.runtime.keeps_connections:
             self._reject(503, Draining("This hub is shutting down; connect to another one, or again in a moment."))
             return
         answer = answer_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), lines)

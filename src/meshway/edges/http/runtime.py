@@ -57,6 +57,8 @@ class HttpRuntime:
         self.report_crash = report_crash
         self.connections: set[SweptConnection] = set()
         self.drain = DrainSignal()
+        # Nobody can connect any more; whoever is connected gets an answer, and the end of the connection with it.
+        self.is_leaving = False
         self._date_source: object = None
         self._date_lines = b""
         metrics.gauge_read_from(
@@ -66,6 +68,11 @@ class HttpRuntime:
     @property
     def is_draining(self) -> bool:
         return self.drain.is_given
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether a connection may be used again."""
+        return not (self.is_leaving or self.is_draining)
 
     def handler_of(self, method: bytes, path: bytes) -> ExchangeHandler | None:
         """The raw handler of a request; None when it belongs to the ASGI application."""

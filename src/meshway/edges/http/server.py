@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["HubServer"]
 
+# A request follows its connection within it, also on a busy machine.
+_LINGER_S = 0.5
+
 
 class HubServer(uvicorn.Server):
-    """`on_drain` is called once, as soon as a signal asks the hub to stop, before listeners close."""
+    """`on_drain` is called once, as soon as a signal asks the hub to stop, before listeners close.
 
-    def __init__(self, app: "ASGIApp", runtime: HttpRuntime, *, on_drain: Callable[[], None]) -> None:
+    `lingers`: other processes listen on the port too. Then it stops to listen first, and for a moment still takes the
+    calls of whoever has connected: refused ones would have been served by the others.
+    """
+
+    def __init__(
+        self, app: "ASGIApp", runtime: HttpRuntime, *, on_drain: Callable[[], None], lingers: bool = False
+    ) -> None:
         settings = runtime.settings
         super().__init__(
             uvicorn.Config(
@@ -43,6 +52,9 @@ class HubServer(uvicorn.Server):
         self.lifespan = LifespanOff(self.config)
         self._runtime = runtime
         self._on_drain = on_drain
+        self._lingers = lingers
+        self._listener: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._duties: asyncio.TaskGroup
         # A hub inside another program leaves that program's signals alone.
         self.takes_signals = True
@@ -51,7 +63,19 @@ class HubServer(uvicorn.Server):
         # Not captured for uvicorn to raise again: draining to the end is a clean exit, status 0.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
+        if self._lingers and self._loop is not None and not self._runtime.is_leaving:
+            self._runtime.is_leaving = True
+            # The handler of a signal runs between any two steps of the loop.
+            self._loop.call_soon_threadsafe(self._leave_port)
+            return
         self.begin_drain()
+
+    def _leave_port(self) -> None:
+        for server in self.servers:
+            server.close()
+        if self._listener is not None:
+            self._listener.close()
+        asyncio.get_running_loop().call_later(_LINGER_S, self.begin_drain)
 
     def begin_drain(self) -> None:
         """What a signal does: take nothing new, and let `serve_on` return when what runs has ended. Idempotent."""
@@ -70,6 +94,7 @@ class HubServer(uvicorn.Server):
 
     async def serve_on(self, listener: socket.socket) -> None:
         """Serve until SIGTERM or SIGINT, then drain: running calls finish within the bound, streams are told."""
+        self._listener, self._loop = listener, asyncio.get_running_loop()
         async with asyncio.TaskGroup() as duties:
             self._duties = duties
             sweep = duties.create_task(self._runtime.run_sweep())
