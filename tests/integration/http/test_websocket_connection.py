@@ -264,6 +264,8 @@ async def test_fragments_are_joined_and_pings_between_them_answered(site: Socket
         (frame(b"close"), 4000),
         (frame(b"", opcode=CLOSE) + frame(b"after the end"), 1005),
     ],
+    # Frames are masked by chance, and names of tests must not be.
+    ids=map(str, range(13)),
 )
 async def test_what_breaks_the_protocol_closes_with_its_code(
     site: SocketSite, echo: Echo, sent: bytes, code: int
