@@ -1,11 +1,11 @@
 """The listening server: uvicorn, with our connections and a drain that tells streams about it."""
 
 import asyncio
+import contextlib
 import functools
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ __all__ = ["HubServer"]
 
 # A request follows its connection within it, also on a busy machine.
 _LINGER_S = 0.5
+# As many as a listener has waiting.
+_ACCEPT_MAX = 4_096
 
 
 class HubServer(uvicorn.Server):
@@ -71,11 +73,25 @@ class HubServer(uvicorn.Server):
         self.begin_drain()
 
     def _leave_port(self) -> None:
+        assert self._listener is not None
+        # The kernel resets what it has not handed over when the listener closes.
+        arrived = _accept_all(self._listener)
         for server in self.servers:
             server.close()
-        if self._listener is not None:
-            self._listener.close()
+        self._listener.close()
+        for connection in arrived:
+            self._duties.create_task(self._take(connection))
         asyncio.get_running_loop().call_later(_LINGER_S, self.begin_drain)
+
+    async def _take(self, connection: socket.socket) -> None:
+        loop, config = asyncio.get_running_loop(), self.config
+        with contextlib.suppress(OSError):
+            await loop.connect_accepted_socket(
+                lambda: config.http_protocol_class(  # type: ignore[call-arg]  # our own, as uvicorn calls it
+                    config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+                ),
+                connection,
+            )
 
     def begin_drain(self) -> None:
         """What a signal does: take nothing new, and let `serve_on` return when what runs has ended. Idempotent."""
@@ -84,7 +100,7 @@ class HubServer(uvicorn.Server):
             self._on_drain()
         self.should_exit = True
 
-    @contextmanager
+    @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         if not self.takes_signals:
             yield
@@ -118,3 +134,14 @@ class HubServer(uvicorn.Server):
         # Handlers see the cancellation, tell their clients, and end.
         for task in tuple(self.server_state.tasks):
             task.cancel("the hub is shutting down")
+
+
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    """The connections that wait to be accepted."""
+    arrived = []
+    with contextlib.suppress(OSError):
+        for _ in range(_ACCEPT_MAX):
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            arrived.append(connection)
+    return arrived
