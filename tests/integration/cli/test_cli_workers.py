@@ -64,11 +64,17 @@ class Workers(HubProcess):
 
     def wait_whole(self) -> None:
         """Until each process serves and knows of the other."""
-        wait_for(lambda: self.are_both_up() and figure(self.metrics(), "meshway_worker_processes") == 2)
+        wait_for(self.is_whole)
 
-    def are_both_up(self) -> bool:
-        found = self.worker_pids()
-        return len(found) == 2 and all(map(is_running, found))
+    def is_whole(self) -> bool:
+        seen = {}
+        for _ in range(30):
+            _, _, picture = self.request("GET", "/v1/mesh")
+            up = {each["pid"]: each["is_this"] for each in picture["hubs"] if each["state"] == "up"}
+            seen[next(pid for pid, is_this in up.items() if is_this)] = up.keys()
+        pids = seen.keys()
+        is_known = len(pids) == 2 and all(map(is_running, pids)) and all(up == pids for up in seen.values())
+        return is_known and figure(self.metrics(), "meshway_worker_processes") == 2
 
     def metrics(self) -> str:
         status, _, text = self.request("GET", "/metrics")
