@@ -158,7 +158,7 @@ class _Supervisor:
         worker.pid, worker.ready_fd, worker.is_ready = 0, -1, False
         if self._is_ending:
             return
-        if was_replaced:
+        if was_replaced and was_ready:
             self._fork(worker)
             return
         if not self._was_ready and not was_ready:

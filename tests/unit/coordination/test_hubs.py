@@ -204,3 +204,17 @@ async def test_a_goodbye_that_cannot_be_said_is_no_failure(mesh):
     a = mesh.add("a")
     mesh.bus.close()
     await a.hubs.leave()
+
+
+async def test_whether_a_hub_is_surely_alive_is_known_once_all_had_the_time_to_say_so(mesh):
+    a = mesh.add("a")
+    mesh.add("b")
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        answers = [group.create_task(a.hubs.is_surely_alive(name)) for name in ("b", "stranger")]
+        await asyncio.sleep(0)
+        mesh.beat()
+        mesh.run_for(LOST_MS - 500)
+        await asyncio.sleep(0)
+        assert not any(answer.done() for answer in answers)
+        mesh.run_for(500)
+    assert [answer.result() for answer in answers] == [True, False]
