@@ -32,6 +32,8 @@ class _Gossip(msgspec.Struct, frozen=True, array_like=True):
     v: int
     hub: str
     shares: Sequence[ActivityShare]
+    # Everything follows from here on; who was said to listen before does no more, for an end may have been lost.
+    begins_anew: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -65,14 +67,11 @@ class ActivityGossip:
     async def speak(self, *, is_whole: bool) -> None:
         """Tell what changed, or everything. Raises: EngineUnavailable; then it comes with the next whole."""
         shares = self._activity.shares_to_tell(is_whole=is_whole)
-        await self._bus.publish(
-            [
-                BusMessage(
-                    subject=_SUBJECT, data=_encode(_Gossip(1, self._hub_id, shares[start : start + _SHARES_MAX]))
-                )
-                for start in range(0, len(shares), _SHARES_MAX)
-            ]
-        )
+        gossip = [
+            _Gossip(1, self._hub_id, shares[start : start + _SHARES_MAX], begins_anew=is_whole and start == 0)
+            for start in range(0, max(len(shares), int(is_whole)), _SHARES_MAX)
+        ]
+        await self._bus.publish([BusMessage(subject=_SUBJECT, data=_encode(each)) for each in gossip])
 
     def heard(self, data: bytes) -> None:
         """What another hub said, or this one."""
@@ -80,5 +79,8 @@ class ActivityGossip:
             gossip = _decode(data)
         except msgspec.DecodeError:
             return
-        if gossip.hub != self._hub_id:
-            self._activity.heard_shares(gossip.hub, gossip.shares)
+        if gossip.hub == self._hub_id:
+            return
+        if gossip.begins_anew:
+            self._activity.forget_listeners(gossip.hub)
+        self._activity.heard_shares(gossip.hub, gossip.shares)
