@@ -50,6 +50,11 @@ def test_user_and_password_may_stand_in_it_and_leave_no_trace_in_the_address():
     assert found.servers == ("nats://a", "nats://b")
 
 
+def test_what_an_address_cannot_hold_is_escaped_in_it():
+    found = settings_of_engine("nats://hub%40mesh:p%3Ass%2Fw@a", NatsSettings())
+    assert (found.user, found.password) == ("hub@mesh", "p:ss/w")
+
+
 def test_a_token_may_stand_in_it():
     found = settings_of_engine("nats://s3cret@a", HERE)
     assert (found.token, found.user, found.servers) == ("s3cret", None, ("nats://a",))

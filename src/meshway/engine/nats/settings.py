@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -111,9 +111,9 @@ def settings_of_engine(engine: str, settings: NatsSettings) -> NatsSettings:
     servers = tuple(f"{url.scheme}://{url.netloc.rpartition('@')[2]}" for url in urls)
     identity: dict[str, str | None] = {}
     if named is not None and named.password is None:
-        identity = {"token": named.username}
+        identity = {"token": unquote(named.username or "")}
     elif named is not None:
-        identity = {"user": named.username, "password": named.password}
+        identity = {"user": unquote(named.username or ""), "password": unquote(named.password or "")}
     try:
         return msgspec.structs.replace(settings, servers=servers, **identity)
     except ValueError as error:
