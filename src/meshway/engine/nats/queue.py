@@ -14,6 +14,7 @@ from meshway.engine.nats.queue_books import QueueBooks
 from meshway.engine.nats.queue_consumers import Consumers
 from meshway.engine.nats.queue_dead import Burials, DeadLetters
 from meshway.engine.nats.queue_deliveries import DeliveryIds, HeldMessages
+from meshway.engine.nats.queue_holders import Holders
 from meshway.engine.nats.queue_lease import Leasing
 from meshway.engine.nats.queue_reads import QueueReads
 from meshway.engine.nats.queue_records import QueueRecords
@@ -62,6 +63,7 @@ class NatsQueue:
         self.tasks = OwnedTasks()
         self.books = QueueBooks(key_value, self.tasks, settings)
         self.held = HeldMessages()
+        self.holders = Holders(jetstream.link, self.subjects.holders, held=self.held, tasks=self.tasks, clock=clock)
         self.appends = QueueAppends(jetstream, self.subjects, self.books, settings, clock)
         self.records = QueueRecords(jetstream, self.subjects, self.timeout_ms)
         self.consumers = Consumers(jetstream, self.subjects, clock)
@@ -78,6 +80,7 @@ class NatsQueue:
     async def start(self) -> None:
         """Raises: EngineUnavailable."""
         await self.books.start()
+        await self.holders.start()
         await self.consumers.start()
         self._secret = await self.books.secret()
         ids = DeliveryIds(self._secret)
@@ -87,7 +90,7 @@ class NatsQueue:
             books=self.books,
             records=self.records,
             burials=self.burials,
-            held=self.held,
+            holders=self.holders,
             ids=ids,
             clock=self.clock,
         )

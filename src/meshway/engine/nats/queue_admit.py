@@ -1,6 +1,7 @@
 """From messages that the server handed out to leases: which of them somebody may work on, and in which attempt."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -11,7 +12,8 @@ from meshway.engine.nats.link import Ask
 from meshway.engine.nats.queue_books import QueueBooks
 from meshway.engine.nats.queue_consumers import Arrival
 from meshway.engine.nats.queue_dead import Burials
-from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds, Held, HeldMessages
+from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds, Held
+from meshway.engine.nats.queue_holders import Holders
 from meshway.engine.nats.queue_messages import Head, History, decode_head, was_handed_out
 from meshway.engine.nats.queue_records import QueueRecords
 from meshway.engine.nats.queue_subjects import hash_of
@@ -21,10 +23,13 @@ from meshway.kernel.retry import is_exhausted
 
 __all__ = ["Admission", "Taken", "nak"]
 
+_log = logging.getLogger(__name__)
+
 # A message that waited longer than this part of its lease on the way here has its lease begun anew.
 _AGE_PARTS_MAX = 8
 # And one that waited longer than this part may be in other hands already.
 _AGE_RENEWED_MAX = 2
+_NO_HISTORY = History()
 
 
 @dataclass(slots=True)
@@ -45,7 +50,7 @@ class Admission:
         books: QueueBooks,
         records: QueueRecords,
         burials: Burials,
-        held: HeldMessages,
+        holders: Holders,
         ids: DeliveryIds,
         clock: Clock,
     ) -> None:
@@ -54,7 +59,8 @@ class Admission:
         self._books = books
         self._records = records
         self._burials = burials
-        self._held = held
+        self._holders = holders
+        self._held = holders.held
         self._ids = ids
         self._clock = clock
 
@@ -64,8 +70,10 @@ class Admission:
         fresh = await self._renew(sorted(arrivals, key=lambda arrival: (arrival.rank, arrival.seq)))
         fresh = await self._without_done(fresh)
         histories = await self._histories(queue_hash, fresh)
+        elsewhere = await self._held_elsewhere(queue_hash, fresh, histories)
         taken: list[Taken] = []
-        early: list[Taken] = []
+        # Those that somebody holds, and until when.
+        early: list[tuple[Taken, int]] = []
         gone: list[int] = []
         for arrival in fresh:
             now_ms = self._clock.now_ms()
@@ -73,8 +81,11 @@ class Admission:
             history = histories.get(arrival.seq, History())
             held = self._held.get(queue_hash, arrival.seq)
             one = self._taken(queue, arrival, head, history, held)
-            if held is not None and held.until_ms > now_ms and not held.is_settled:
-                early.append(one)
+            until_ms = elsewhere.get(arrival.seq, 0)
+            if held is not None and not held.is_settled:
+                until_ms = max(until_ms, held.until_ms)
+            if until_ms > now_ms:
+                early.append((one, until_ms))
             elif head.expires_at_ms is not None and head.expires_at_ms <= now_ms:
                 gone.append(arrival.seq)
             elif not await self._is_over(queue, one, held):
@@ -84,9 +95,40 @@ class Admission:
         if gone:
             await self._burials.delete(gone)
         if early:
-            # The server forgot these leases (it was killed), or ends them early (they were longer when they were made).
+            # The server forgot these leases (it was killed, or began to lead), or ends them early: they were longer
+            # when they were made.
+            _log.info("nats_messages_still_held", extra={"queue": queue, "messages": len(early)})
             await self._give_back(queue_hash, early)
         return taken
+
+    async def _held_elsewhere(
+        self, queue_hash: str, arrivals: Sequence[Arrival], histories: Mapping[int, History]
+    ) -> dict[int, int]:
+        """Until when others hold what was handed out before, where it is not known that this ended."""
+        doubtful = [
+            arrival
+            for arrival in arrivals
+            if arrival.delivered > 1 and not histories.get(arrival.seq, _NO_HISTORY).tells_all(arrival.delivered)
+        ]
+        if not doubtful:
+            return {}
+        # A lease may have been extended at any hub.
+        extensions = await self._records.extensions(queue_hash, [arrival.seq for arrival in doubtful])
+        until: dict[int, int] = {}
+        asked: list[int] = []
+        for arrival in doubtful:
+            history = histories.get(arrival.seq, _NO_HISTORY)
+            attempt, until_ms = extensions.get(arrival.seq, (0, 0))
+            if not history.attempts or history.attempts[-1].attempt < attempt:
+                until[arrival.seq] = until_ms
+            held = self._held.get(queue_hash, arrival.seq)
+            # The last hand-out was to this hub: nobody knows better.
+            if held is None or held.attempt + 1 < history.attempt_of(arrival.delivered):
+                asked.append(arrival.seq)
+        if asked:
+            for seq, until_ms in (await self._holders.ask(queue_hash, asked)).items():
+                until[seq] = max(until_ms, until.get(seq, 0))
+        return until
 
     async def _without_done(self, arrivals: list[Arrival]) -> list[Arrival]:
         """A server that lags behind the stream's leader hands out again what was settled a moment ago."""
@@ -118,19 +160,18 @@ class Admission:
         queue_hash = hash_of(queue)
         for one in taken:
             self._held.pop(queue_hash, one.delivery.seq)
-        await self._give_back(queue_hash, taken)
+        await self._give_back(queue_hash, [(one, 0) for one in taken])
 
-    async def _give_back(self, queue_hash: str, taken: Sequence[Taken]) -> None:
+    async def _give_back(self, queue_hash: str, taken: Sequence[tuple[Taken, int]]) -> None:
+        """Each with the time at which it is due."""
         records: list[Ask] = []
-        for one in taken:
+        for one, _ in taken:
             history = History(one.history.uncounted + 1, one.history.attempts)
             records.append(self._records.history_ask(queue_hash, one.delivery.seq, history))
         await self._records.write(records)
         now_ms = self._clock.now_ms()
-        for one in taken:
-            held = self._held.get(queue_hash, one.delivery.seq)
-            delay_ms = 0 if held is None else max(0, held.until_ms - now_ms)
-            await self._jetstream.link.publish(one.delivery.ack_subject, nak(delay_ms))
+        for one, until_ms in taken:
+            await self._jetstream.link.publish(one.delivery.ack_subject, nak(until_ms - now_ms))
 
     async def _renew(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Those whose lease is, or now becomes, nearly a whole one; the others run out by themselves."""

@@ -74,6 +74,11 @@ class History(msgspec.Struct, frozen=True, array_like=True):
         last = self.attempts[-1].attempt if self.attempts else 0
         return max(1, last + 1, delivered - self.uncounted)
 
+    def tells_all(self, delivered: int) -> bool:
+        """Whether every hand-out before this one is over, and has its end recorded here."""
+        last = self.attempts[-1].attempt if self.attempts else 0
+        return delivered - self.uncounted == last + 1
+
     def with_attempt(self, record: AttemptRecord, *, lease_ms: int) -> "History":
         """With this one as the last; what is missing before it are leases that ran out."""
         attempts = [known for known in self.attempts if known.attempt < record.attempt]

@@ -45,6 +45,17 @@ class QueueRecords:
                 found[int(stored.subject.rpartition(".")[2])] = decode_history(stored)
         return found
 
+    async def extensions(self, queue_hash: str, seqs: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Of those that were extended: which attempt was last, and until when. Raises: EngineUnavailable."""
+        found: dict[int, tuple[int, int]] = {}
+        for begin in range(0, len(seqs), _LAST_MAX):
+            subjects = [self._subjects.extension(queue_hash, seq) for seq in seqs[begin : begin + _LAST_MAX]]
+            for stored in await self._last_of(subjects):
+                if stored.data:
+                    extension = msgspec.msgpack.decode(stored.data, type=_Extension)
+                    found[int(stored.subject.rpartition(".")[2])] = extension.attempt, extension.until_ms
+        return found
+
     def history_ask(self, queue_hash: str, seq: int, history: History, *, due_in_ms: int = 0) -> Ask:
         """The publish that keeps it, until long after the message is due again."""
         headers = {"Nats-Rollup": "sub", "Nats-TTL": whole_seconds(_HISTORY_TTL_MS + max(0, due_in_ms))}

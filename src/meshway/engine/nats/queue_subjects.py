@@ -49,6 +49,7 @@ class QueueSubjects:
     def __init__(self, layout: Layout) -> None:
         self._queue = layout.queue
         self._notice = layout.lane
+        self.holders = layout.held
         self.stream = layout.queue_stream
         self.all_messages = f"{layout.queue}m.>"
         self.all_schedules = f"{layout.queue}s.>"

@@ -38,6 +38,8 @@ class Layout:
         self.bus, self.inbox = f"{prefix}.bus.", f"{prefix}.inbox."
         # In no stream: which lanes of a queue are in use.
         self.lane = f"{prefix}.lane."
+        # In none either: which hub holds which messages.
+        self.held = f"{prefix}.held"
         # Among the engine's own keys, and none: written to learn whether anything is.
         self.reached = f"{self._own_kv}~reached"
 

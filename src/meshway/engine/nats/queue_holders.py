@@ -1,0 +1,173 @@
+"""Whether another hub holds a message that the server hands out again: asked before anybody works on it.
+
+    mw.held          every hub says every few seconds that it is there, and asks who holds messages
+    mw.held.<hub>    what the hub is answered
+
+A server that became the leader of a consumer a moment ago may not know all leases, and one that was killed may have
+lost some. A question is over when all hubs that are known have answered, or after a moment: a hub that is dead or
+frozen does not answer, and then the time of the server counts.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+from nats.aio.msg import Msg
+
+from meshway.engine.nats.link import Link
+from meshway.engine.nats.owned_tasks import OwnedTasks
+from meshway.engine.nats.queue_deliveries import HeldMessages
+from meshway.kernel.clock import Clock
+from meshway.kernel.errors import EngineUnavailable
+
+__all__ = ["Holders"]
+
+_ANSWERS_WITHIN_S = 0.15
+_HELLO_EVERY_S = 5.0
+# A hub that was not heard of for so long is gone.
+_FORGOTTEN_S = 12.0
+# Who was heard since we are connected for so long are all there are.
+_ALL_KNOWN_S = 6.0
+_ID_BYTES = 8
+_VERSION = 1
+
+
+class _Told(msgspec.Struct, frozen=True, array_like=True):
+    """From `hub` to all others. Without a number nothing is asked."""
+
+    version: int
+    hub: str
+    number: int = 0
+    queue_hash: str = ""
+    seqs: Sequence[int] = ()
+
+
+class _Answer(msgspec.Struct, frozen=True, array_like=True):
+    """`held`: sequences, and until when."""
+
+    version: int
+    hub: str
+    number: int
+    held: Sequence[tuple[int, int]]
+
+
+class _Question:
+    __slots__ = ("answered", "held", "missing")
+
+    def __init__(self, missing: set[str] | None) -> None:
+        """`missing`: who has to answer; None: nobody knows."""
+        self.missing = missing
+        self.held: dict[int, int] = {}
+        self.answered = asyncio.Event()
+
+    def take(self, answer: _Answer) -> None:
+        for seq, until_ms in answer.held:
+            self.held[seq] = max(until_ms, self.held.get(seq, 0))
+        if self.missing is not None:
+            self.missing.discard(answer.hub)
+            if not self.missing:
+                self.answered.set()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_told = msgspec.msgpack.Decoder(_Told).decode
+_decode_answer = msgspec.msgpack.Decoder(_Answer).decode
+
+
+class Holders:
+    """`held`: what this hub holds, of which it tells the others."""
+
+    def __init__(self, link: Link, subject: str, *, held: HeldMessages, tasks: OwnedTasks, clock: Clock) -> None:
+        self.held = held
+        self._link = link
+        self._subject = subject
+        self._tasks = tasks
+        self._clock = clock
+        self._hub = secrets.token_hex(_ID_BYTES)
+        # When each was heard last.
+        self._others: dict[str, float] = {}
+        self._all_known_at = 0.0
+        self._asked = 0
+        self._open: dict[int, _Question] = {}
+        self._is_connected = asyncio.Event()
+
+    async def start(self) -> None:
+        """Raises: EngineUnavailable."""
+        await self._link.subscribe(self._subject, self._on_told)
+        await self._link.subscribe(f"{self._subject}.{self._hub}", self._on_answer)
+        self._link.listen(self._on_connection)
+        self._on_connection(True)
+        self._tasks.start(self._say_hello(), name="meshway-nats-holders")
+
+    async def ask(self, queue_hash: str, seqs: Sequence[int]) -> dict[int, int]:
+        """Until when others hold them, as far as they do. Raises: EngineUnavailable."""
+        now_s = _now_s()
+        self._others = {hub: at for hub, at in self._others.items() if now_s - at < _FORGOTTEN_S}
+        are_known = now_s >= self._all_known_at
+        if are_known and not self._others:
+            return {}
+        question = _Question(set(self._others) if are_known else None)
+        self._asked += 1
+        number = self._asked
+        self._open[number] = question
+        try:
+            async with asyncio.timeout(_ANSWERS_WITHIN_S):
+                await self._link.publish(self._subject, _encode(_Told(_VERSION, self._hub, number, queue_hash, seqs)))
+                await question.answered.wait()
+        except TimeoutError:
+            pass
+        finally:
+            del self._open[number]
+        return question.held
+
+    async def _on_told(self, message: Msg) -> None:
+        try:
+            told = _decode_told(message.data)
+        except msgspec.DecodeError:
+            # Of a version that says it otherwise.
+            return
+        if told.hub == self._hub or told.version != _VERSION:
+            return
+        self._others[told.hub] = _now_s()
+        if not told.number:
+            return
+        now_ms = self._clock.now_ms()
+        held: list[tuple[int, int]] = []
+        for seq in told.seqs:
+            one = self.held.get(told.queue_hash, seq)
+            if one is not None and not one.is_settled and one.until_ms > now_ms:
+                held.append((seq, one.until_ms))
+        answer = _Answer(_VERSION, self._hub, told.number, held)
+        with contextlib.suppress(EngineUnavailable):
+            await self._link.publish(f"{self._subject}.{told.hub}", _encode(answer))
+
+    async def _on_answer(self, message: Msg) -> None:
+        try:
+            answer = _decode_answer(message.data)
+        except msgspec.DecodeError:
+            return
+        self._others[answer.hub] = _now_s()
+        question = self._open.get(answer.number)
+        if question is not None:
+            question.take(answer)
+
+    def _on_connection(self, is_connected: object) -> None:
+        if is_connected:
+            self._all_known_at = _now_s() + _ALL_KNOWN_S
+            self._is_connected.set()
+
+    async def _say_hello(self) -> None:
+        """Now and then, and at once where the connection is new."""
+        while True:
+            self._is_connected.clear()
+            with contextlib.suppress(EngineUnavailable):
+                await self._link.publish(self._subject, _encode(_Told(_VERSION, self._hub)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HELLO_EVERY_S):
+                    await self._is_connected.wait()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

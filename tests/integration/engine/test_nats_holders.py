@@ -1,0 +1,133 @@
+"""A message that a server hands out again before its lease is over stays with the hub that holds it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+import pytest
+
+from meshway.engine.nats.engine import NatsEngine
+from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds
+from meshway.engine.nats.settings import NatsSettings
+from meshway.engine.ports import Ack, Extend, Lease, QueueAppend, QueueSettings, SettleOutcome, ToRetry
+from support.nats_engine import nats_engine
+from support.nats_process import NatsProcess, running_nats
+
+_LEASE_MS = 2_000
+
+
+@asynccontextmanager
+async def _two_hubs(server: NatsProcess) -> AsyncIterator[tuple[NatsEngine, NatsEngine]]:
+    settings = NatsSettings(servers=(server.url,))
+    async with nats_engine(settings) as one, nats_engine(settings) as two:
+        await one.queue_admin.configure("q", QueueSettings(lease_ms=_LEASE_MS))
+        await one.queue.append([QueueAppend(queue="q", message_id="m", data=b"")])
+        yield one, two
+
+
+async def _lease(engine: NatsEngine, *, wait_ms: int = 5_000) -> list[Lease]:
+    return list(await engine.queue.lease("q", count=1, wait_ms=wait_ms))
+
+
+def _delivery(engine: NatsEngine, lease: Lease) -> Delivery:
+    delivery = DeliveryIds(engine.queue._secret).decode(lease.delivery_id)
+    assert delivery is not None
+    return delivery
+
+
+async def _hand_out_again(server: NatsProcess, delivery: Delivery) -> None:
+    """What a server does that does not know of the lease."""
+    client = await nats.connect(server.url)
+    await client.request(delivery.ack_subject, b"-NAK", timeout=5)
+    await client.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def test_a_message_that_is_handed_out_again_too_early_stays_with_its_holder(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            await _hand_out_again(server, _delivery(one, first))
+            assert await _lease(two, wait_ms=1_000) == []
+            assert list(await one.queue.settle([Ack(delivery_id=first.delivery_id)])) == [SettleOutcome.DONE]
+            assert await _lease(two, wait_ms=2_000) == []
+
+
+async def test_what_its_holder_did_not_settle_is_handed_out_when_its_lease_is_over(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            await _hand_out_again(server, _delivery(one, first))
+            (second,) = await _lease(two)
+            assert _now_ms() >= first.lease_until_ms
+            # The hand-out that reached nobody does not count.
+            assert second.attempt == 2
+            assert list(await one.queue.settle([Ack(delivery_id=first.delivery_id)])) == [SettleOutcome.STALE]
+            assert list(await two.queue.settle([Ack(delivery_id=second.delivery_id)])) == [SettleOutcome.DONE]
+
+
+@pytest.mark.parametrize("extends", ["its hub", "another hub"])
+async def test_an_extended_lease_counts_with_its_new_end(tmp_path: Path, extends: str) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            await asyncio.sleep(_LEASE_MS / 2_000)
+            by = one if extends == "its hub" else two
+            until_ms = _now_ms() + _LEASE_MS
+            assert list(await by.queue.settle([Extend(delivery_id=first.delivery_id)])) == [SettleOutcome.DONE]
+            await _hand_out_again(server, _delivery(one, first))
+            (second,) = await _lease(two)
+            assert _now_ms() >= until_ms
+            assert second.attempt == 2
+
+
+async def test_a_lease_that_ran_out_is_handed_out_at_another_hub_without_much_delay(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            (second,) = await _lease(two)
+            assert _now_ms() - first.lease_until_ms < 300
+            assert second.attempt == 2
+
+
+async def test_a_hub_that_is_gone_holds_nothing(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            delivery = _delivery(one, first)
+            await one.close()
+            await _hand_out_again(server, delivery)
+            began_s = time.monotonic()
+            (second,) = await _lease(two)
+            assert time.monotonic() - began_s < _LEASE_MS / 2_000
+            assert second.attempt == 2
+
+
+async def test_what_is_new_or_was_given_back_is_handed_out_without_a_question(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            asked: list[bytes] = []
+            client = await nats.connect(server.url)
+
+            # Every hub that hears a question answers it.
+            async def hear(message: nats.aio.msg.Msg) -> None:
+                asked.append(message.data)
+
+            await client.subscribe("mw.held.*", cb=hear)
+            await client.flush()
+            for attempt in range(1, 4):
+                (lease,) = await _lease(one if attempt % 2 else two)
+                assert lease.attempt == attempt
+                again = ToRetry(delivery_id=lease.delivery_id, visible_at_ms=0)
+                assert list(await (one if attempt % 2 else two).queue.settle([again])) == [SettleOutcome.DONE]
+            (lease,) = await _lease(two)
+            assert lease.attempt == 4
+            await client.flush()
+            assert asked == []
+            await client.close()
