@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,11 +12,14 @@ import pytest
 from meshway.engine.nats.engine import NatsEngine
 from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds
 from meshway.engine.nats.settings import NatsSettings
-from meshway.engine.ports import Ack, Extend, Lease, QueueAppend, QueueSettings, SettleOutcome, ToRetry
+from meshway.engine.ports import Ack, Enqueued, Extend, Lease, QueueAppend, QueueSettings, SettleOutcome, ToRetry
+from meshway.kernel.errors import EngineUnavailable
 from support.nats_engine import nats_engine
-from support.nats_process import NatsProcess, running_nats
+from support.nats_process import NatsProcess, running_cluster, running_nats
 
 _LEASE_MS = 2_000
+# What a lease may seem to last longer than the server believes.
+_CLOCK_MS = 20
 
 
 @asynccontextmanager
@@ -131,3 +134,51 @@ async def test_what_is_new_or_was_given_back_is_handed_out_without_a_question(tm
             await client.flush()
             assert asked == []
             await client.close()
+
+
+async def _work(engine: NatsEngine, until: dict[str, int], *, seconds: float) -> int:
+    """Lease and never settle; how many of the messages were still in other hands."""
+    twice = 0
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        try:
+            leases = await engine.queue.lease("q", count=20, wait_ms=500)
+        except EngineUnavailable:
+            continue
+        for lease in leases:
+            message_id = lease.message.message_id
+            twice += until.get(message_id, 0) > _now_ms() + _CLOCK_MS
+            until[message_id] = lease.lease_until_ms
+    return twice
+
+
+async def _append_all(engine: NatsEngine, left: Sequence[QueueAppend]) -> None:
+    """Repeated until it is decided."""
+    while left:
+        outcomes = await engine.queue.append(left)
+        left = [message for message, outcome in zip(left, outcomes, strict=True) if not isinstance(outcome, Enqueued)]
+
+
+# Elections take as long as they take.
+@pytest.mark.soak
+async def test_no_message_has_two_holders_when_the_leader_of_its_consumer_is_restarted(tmp_path: Path) -> None:
+    with running_cluster(tmp_path) as servers:
+        settings = NatsSettings(servers=tuple(server.url for server in servers), request_timeout_ms=10_000)
+        async with nats_engine(settings) as one, nats_engine(settings) as two:
+            await one.queue_admin.configure("q", QueueSettings(lease_ms=12_000))
+            until: dict[str, int] = {}
+            for number in range(3):
+                await _append_all(
+                    one, [QueueAppend(queue="q", message_id=f"{number}-{each}", data=b"") for each in range(60)]
+                )
+                async with asyncio.TaskGroup() as group:
+                    works = [group.create_task(_work(engine, until, seconds=14)) for engine in (one, two)]
+                    await asyncio.sleep(1)
+                    (lane,) = one.queue.leasing._pullers["q"]._lanes
+                    consumer = one.queue.subjects.consumer("q", lane)
+                    info = await one._jetstream.api(f"CONSUMER.INFO.{one.queue.subjects.stream}.{consumer}")
+                    leader = servers[int(info.cluster.leader.removeprefix("n")) - 1]
+                    await asyncio.to_thread(leader.stop)
+                    await asyncio.sleep(1)
+                    await asyncio.to_thread(leader.start)
+                assert [work.result() for work in works] == [0, 0]
