@@ -10,7 +10,8 @@ import nats
 import pytest
 
 from meshway.engine.nats.engine import NatsEngine
-from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds
+from meshway.engine.nats.queue_consumers import Arrival
+from meshway.engine.nats.queue_deliveries import DeliveryIds
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.ports import Ack, Enqueued, Extend, Lease, QueueAppend, QueueSettings, SettleOutcome, ToRetry
 from meshway.kernel.errors import EngineUnavailable
@@ -35,16 +36,16 @@ async def _lease(engine: NatsEngine, *, wait_ms: int = 5_000) -> list[Lease]:
     return list(await engine.queue.lease("q", count=1, wait_ms=wait_ms))
 
 
-def _delivery(engine: NatsEngine, lease: Lease) -> Delivery:
+def _ack_subject(engine: NatsEngine, lease: Lease) -> str:
     delivery = DeliveryIds(engine.queue._secret).decode(lease.delivery_id)
     assert delivery is not None
-    return delivery
+    return delivery.ack_subject
 
 
-async def _hand_out_again(server: NatsProcess, delivery: Delivery) -> None:
+async def _hand_out_again(server: NatsProcess, ack_subject: str) -> None:
     """What a server does that does not know of the lease."""
     client = await nats.connect(server.url)
-    await client.request(delivery.ack_subject, b"-NAK", timeout=5)
+    await client.request(ack_subject, b"-NAK", timeout=5)
     await client.close()
 
 
@@ -56,7 +57,7 @@ async def test_a_message_that_is_handed_out_again_too_early_stays_with_its_holde
     with running_nats(tmp_path) as server:
         async with _two_hubs(server) as (one, two):
             (first,) = await _lease(one)
-            await _hand_out_again(server, _delivery(one, first))
+            await _hand_out_again(server, _ack_subject(one, first))
             assert await _lease(two, wait_ms=1_000) == []
             assert list(await one.queue.settle([Ack(delivery_id=first.delivery_id)])) == [SettleOutcome.DONE]
             assert await _lease(two, wait_ms=2_000) == []
@@ -66,7 +67,7 @@ async def test_what_its_holder_did_not_settle_is_handed_out_when_its_lease_is_ov
     with running_nats(tmp_path) as server:
         async with _two_hubs(server) as (one, two):
             (first,) = await _lease(one)
-            await _hand_out_again(server, _delivery(one, first))
+            await _hand_out_again(server, _ack_subject(one, first))
             (second,) = await _lease(two)
             assert _now_ms() >= first.lease_until_ms
             # The hand-out that reached nobody does not count.
@@ -84,7 +85,7 @@ async def test_an_extended_lease_counts_with_its_new_end(tmp_path: Path, extends
             by = one if extends == "its hub" else two
             until_ms = _now_ms() + _LEASE_MS
             assert list(await by.queue.settle([Extend(delivery_id=first.delivery_id)])) == [SettleOutcome.DONE]
-            await _hand_out_again(server, _delivery(one, first))
+            await _hand_out_again(server, _ack_subject(one, first))
             (second,) = await _lease(two)
             assert _now_ms() >= until_ms
             assert second.attempt == 2
@@ -99,13 +100,42 @@ async def test_a_lease_that_ran_out_is_handed_out_at_another_hub_without_much_de
             assert second.attempt == 2
 
 
+async def test_of_two_hubs_that_have_a_message_on_its_way_to_a_worker_the_later_one_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: asyncio.Queue[Arrival] = asyncio.Queue()
+    goes_on = asyncio.Event()
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            await _lease(two)
+            admission = one.queue.leasing.admission
+            really = admission._without_done
+
+            async def without_done(arrivals: list[Arrival]) -> list[Arrival]:
+                # What a server that does not answer makes of it.
+                came.put_nowait(arrivals[0])
+                await goes_on.wait()
+                return await really(arrivals)
+
+            monkeypatch.setattr(admission, "_without_done", without_done)
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(_lease(one, wait_ms=_LEASE_MS + 1_000))
+                arrival = await came.get()
+                assert arrival.delivered == 2
+                await _hand_out_again(server, arrival.message.reply)
+                (lease,) = await _lease(two)
+                goes_on.set()
+                assert await waiting == []
+            assert list(await two.queue.settle([Ack(delivery_id=lease.delivery_id)])) == [SettleOutcome.DONE]
+
+
 async def test_a_hub_that_is_gone_holds_nothing(tmp_path: Path) -> None:
     with running_nats(tmp_path) as server:
         async with _two_hubs(server) as (one, two):
             (first,) = await _lease(one)
-            delivery = _delivery(one, first)
+            ack_subject = _ack_subject(one, first)
             await one.close()
-            await _hand_out_again(server, delivery)
+            await _hand_out_again(server, ack_subject)
             began_s = time.monotonic()
             (second,) = await _lease(two)
             assert time.monotonic() - began_s < _LEASE_MS / 2_000

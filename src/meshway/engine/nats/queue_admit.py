@@ -67,6 +67,7 @@ class Admission:
     async def admit(self, queue: str, arrivals: Sequence[Arrival]) -> list[Taken]:
         """Leases, in the order of hand-out; what is none goes back, or goes. Raises: StorageFull, EngineUnavailable."""
         queue_hash = hash_of(queue)
+        arrived_ms = {(arrival.seq, arrival.delivered): arrival.leased_at_ms for arrival in arrivals}
         fresh = await self._renew(sorted(arrivals, key=lambda arrival: (arrival.rank, arrival.seq)))
         fresh = await self._without_done(fresh)
         histories = await self._histories(queue_hash, fresh)
@@ -89,6 +90,9 @@ class Admission:
             elif head.expires_at_ms is not None and head.expires_at_ms <= now_ms:
                 gone.append(arrival.seq)
             elif not await self._is_over(queue, one, held):
+                since_ms = arrived_ms[arrival.seq, arrival.delivered]
+                if self._holders.is_overtaken(queue_hash, arrival.seq, delivered=arrival.delivered, since_ms=since_ms):
+                    continue
                 entry = Held(one.delivery.attempt, one.delivery.until_ms)
                 self._held.put(queue_hash, arrival.seq, entry, now_ms=now_ms)
                 taken.append(one)
@@ -115,7 +119,7 @@ class Admission:
         # A lease may have been extended at any hub.
         extensions = await self._records.extensions(queue_hash, [arrival.seq for arrival in doubtful])
         until: dict[int, int] = {}
-        asked: list[int] = []
+        asked: list[tuple[int, int]] = []
         for arrival in doubtful:
             history = histories.get(arrival.seq, _NO_HISTORY)
             attempt, until_ms = extensions.get(arrival.seq, (0, 0))
@@ -124,7 +128,7 @@ class Admission:
             held = self._held.get(queue_hash, arrival.seq)
             # The last hand-out was to this hub: nobody knows better.
             if held is None or held.attempt + 1 < history.attempt_of(arrival.delivered):
-                asked.append(arrival.seq)
+                asked.append((arrival.seq, arrival.delivered))
         if asked:
             for seq, until_ms in (await self._holders.ask(queue_hash, asked)).items():
                 until[seq] = max(until_ms, until.get(seq, 0))

@@ -6,12 +6,17 @@
 A server that became the leader of a consumer a moment ago may not know all leases, and one that was killed may have
 lost some. A question is over when all hubs that are known have answered, or after a moment: a hub that is dead or
 frozen does not answer, and then the time of the server counts.
+
+Two hubs may have a message on its way to their workers at once. Then the later hand-out stands: who hears a question
+about a later one than its own, before anybody has that, gives up its own.
 """
 
 import asyncio
 import contextlib
 import secrets
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 from nats.aio.msg import Msg
@@ -31,17 +36,31 @@ _FORGOTTEN_S = 12.0
 # Who was heard since we are connected for so long are all there are.
 _ALL_KNOWN_S = 6.0
 _ID_BYTES = 8
+# Longer than a message is on its way to a worker, and more than are so at once.
+_HEARD_MS = 60_000
+_HEARD_MAX = 10_000
 _VERSION = 1
 
 
 class _Told(msgspec.Struct, frozen=True, array_like=True):
-    """From `hub` to all others. Without a number nothing is asked."""
+    """From `hub` to all others. Without a number nothing is asked.
+
+    `seqs`: with how often each was delivered, as the one who asks was told.
+    """
 
     version: int
     hub: str
     number: int = 0
     queue_hash: str = ""
-    seqs: Sequence[int] = ()
+    seqs: Sequence[tuple[int, int]] = ()
+
+
+class _Heard(NamedTuple):
+    """The question of another hub about the latest hand-out of a message."""
+
+    delivered: int
+    hub: str
+    at_ms: int
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -91,6 +110,8 @@ class Holders:
         self._all_known_at = 0.0
         self._asked = 0
         self._open: dict[int, _Question] = {}
+        # By hash of the queue and sequence, the oldest first.
+        self._heard: OrderedDict[tuple[str, int], _Heard] = OrderedDict()
         self._is_connected = asyncio.Event()
 
     async def start(self) -> None:
@@ -101,8 +122,16 @@ class Holders:
         self._on_connection(True)
         self._tasks.start(self._say_hello(), name="meshway-nats-holders")
 
-    async def ask(self, queue_hash: str, seqs: Sequence[int]) -> dict[int, int]:
-        """Until when others hold them, as far as they do. Raises: EngineUnavailable."""
+    def is_overtaken(self, queue_hash: str, seq: int, *, delivered: int, since_ms: int) -> bool:
+        """Whether another hub has a later hand-out of this message, and asked since then."""
+        heard = self._heard.get((queue_hash, seq))
+        return heard is not None and heard.at_ms >= since_ms and (heard.delivered, heard.hub) > (delivered, self._hub)
+
+    async def ask(self, queue_hash: str, seqs: Sequence[tuple[int, int]]) -> dict[int, int]:
+        """Until when others hold them, as far as they do; each with how often it was delivered.
+
+        Raises: EngineUnavailable.
+        """
         now_s = _now_s()
         self._others = {hub: at for hub, at in self._others.items() if now_s - at < _FORGOTTEN_S}
         are_known = now_s >= self._all_known_at
@@ -135,13 +164,21 @@ class Holders:
             return
         now_ms = self._clock.now_ms()
         held: list[tuple[int, int]] = []
-        for seq in told.seqs:
+        for seq, delivered in told.seqs:
+            self._hear(told, seq, _Heard(delivered, told.hub, now_ms))
             one = self.held.get(told.queue_hash, seq)
             if one is not None and not one.is_settled and one.until_ms > now_ms:
                 held.append((seq, one.until_ms))
         answer = _Answer(_VERSION, self._hub, told.number, held)
         with contextlib.suppress(EngineUnavailable):
             await self._link.publish(f"{self._subject}.{told.hub}", _encode(answer))
+
+    def _hear(self, told: _Told, seq: int, heard: _Heard) -> None:
+        key = told.queue_hash, seq
+        known = self._heard.pop(key, heard)
+        self._heard[key] = heard if heard.at_ms - known.at_ms > _HEARD_MS else max(known, heard)
+        while len(self._heard) > _HEARD_MAX:
+            self._heard.popitem(last=False)
 
     async def _on_answer(self, message: Msg) -> None:
         try:
