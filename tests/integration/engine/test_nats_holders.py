@@ -107,7 +107,7 @@ async def test_of_two_hubs_that_have_a_message_on_its_way_to_a_worker_the_later_
     goes_on = asyncio.Event()
     with running_nats(tmp_path) as server:
         async with _two_hubs(server) as (one, two):
-            await _lease(two)
+            await _lease(one)
             admission = one.queue.leasing.admission
             really = admission._without_done
 
