@@ -14,15 +14,12 @@ from meshway.engine.nats.queue_deliveries import Delivery
 from meshway.engine.nats.queue_messages import History, decode_history, encode_record, whole_seconds
 from meshway.engine.nats.queue_subjects import QueueSubjects
 from meshway.engine.nats.retries import Retries
-from meshway.kernel.errors import EngineUnavailable
 
 __all__ = ["QueueRecords"]
 
 # Longer than any message is held without being given back again.
 _HISTORY_TTL_MS = 7 * 86_400_000
 _EXTENSION_TTL_MS = 60_000
-# Subjects that are asked for at once.
-_LAST_MAX = 500
 
 
 class _Extension(msgspec.Struct, frozen=True, array_like=True):
@@ -39,21 +36,17 @@ class QueueRecords:
     async def histories(self, queue_hash: str, seqs: Sequence[int]) -> dict[int, History]:
         """Of those that have one. Raises: EngineUnavailable."""
         found: dict[int, History] = {}
-        for begin in range(0, len(seqs), _LAST_MAX):
-            subjects = [self._subjects.history(queue_hash, seq) for seq in seqs[begin : begin + _LAST_MAX]]
-            for stored in await self._last_of(subjects):
-                found[int(stored.subject.rpartition(".")[2])] = decode_history(stored)
+        for stored in await self._last_of([self._subjects.history(queue_hash, seq) for seq in seqs]):
+            found[int(stored.subject.rpartition(".")[2])] = decode_history(stored)
         return found
 
     async def extensions(self, queue_hash: str, seqs: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Of those that were extended: which attempt was last, and until when. Raises: EngineUnavailable."""
         found: dict[int, tuple[int, int]] = {}
-        for begin in range(0, len(seqs), _LAST_MAX):
-            subjects = [self._subjects.extension(queue_hash, seq) for seq in seqs[begin : begin + _LAST_MAX]]
-            for stored in await self._last_of(subjects):
-                if stored.data:
-                    extension = msgspec.msgpack.decode(stored.data, type=_Extension)
-                    found[int(stored.subject.rpartition(".")[2])] = extension.attempt, extension.until_ms
+        for stored in await self._last_of([self._subjects.extension(queue_hash, seq) for seq in seqs]):
+            if stored.data:
+                extension = msgspec.msgpack.decode(stored.data, type=_Extension)
+                found[int(stored.subject.rpartition(".")[2])] = extension.attempt, extension.until_ms
         return found
 
     def history_ask(self, queue_hash: str, seq: int, history: History, *, due_in_ms: int = 0) -> Ask:
@@ -98,13 +91,20 @@ class QueueRecords:
         await self._jetstream.purge_soon(self._subjects.stream, self._subjects.history(queue_hash, seq))
 
     async def _last_of(self, subjects: Sequence[str]) -> Sequence[Stored]:
-        """As the leader has them: a replica may not have what was written when the message was given back."""
+        """As the leader has them: a replica that lags, or is parted, would answer with what it has."""
         retries = Retries(self._timeout_ms)
-        while True:
-            answers = await self._jetstream.last_of_each(self._subjects.stream, subjects)
-            failures = [answer for answer in answers if isinstance(answer, ApiError | Unanswered)]
-            if not failures:
-                return [answer for answer in answers if isinstance(answer, Stored)]
-            if not isinstance(failures[0], Unanswered) or not await retries.pause():
-                text = f"NATS does not say what became of messages before: {failures[0]}"
-                raise EngineUnavailable(text) from None
+        found: list[Stored] = []
+        left = list(subjects)
+        while left:
+            answers = await self._jetstream.last_of_each(self._subjects.stream, left)
+            again: list[str] = []
+            for subject, answer in zip(left, answers, strict=True):
+                if isinstance(answer, Stored):
+                    found.append(answer)
+                elif answer is not None:
+                    again.append(subject)
+                    failure = answer
+            left = again
+            if left:
+                await retries.pause_or_raise(failure)
+        return found
