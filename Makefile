@@ -23,8 +23,11 @@ $(READY): pyproject.toml uv.lock
 run: $(READY) ## Start the hub on 127.0.0.1:7070 with demo agents
 	@exec $(BIN)/meshway up --demo $(ARGS)
 
+# Two files of tests at a time: many of them wait for time to pass. JOBS=0: one after the other, as a debugger wants it.
+JOBS ?= 2
+
 test: $(READY) ## Run everything that proves the product works
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(READY) ## Format, lint, types, walls and house rules, in under a minute
 	$(BIN)/ruff format --check .
