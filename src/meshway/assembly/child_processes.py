@@ -11,11 +11,15 @@ __all__ = ["dies_with_parent"]
 _PR_SET_PDEATHSIG = 1
 
 
-def dies_with_parent() -> None:
-    """For a process that was just forked: the kernel ends it when its parent is gone. Does nothing but on Linux."""
+def dies_with_parent(parent_pid: int) -> None:
+    """For a process that was just forked by `parent_pid`: the kernel ends it when its parent is gone.
+
+    Does nothing but on Linux.
+    """
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    # Not "is it 1": in a container the parent is, and elsewhere orphans may go to another process than 1.
+    if os.getppid() != parent_pid:
         # The parent died in between.
         os.kill(os.getpid(), signal.SIGKILL)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -64,7 +65,7 @@ def find_nats_server(named: str | None) -> Path:
 
 
 class LocalNats:
-    """One server over `folder`. `start` once; `is_alive` and `restart` for who watches over it; `stop` at the end."""
+    """One server over `folder`. `start` it, again where it is no more `is_alive`; `stop` at the end."""
 
     def __init__(self, binary: Path, folder: Path) -> None:
         """Raises: DataDirLocked where another hub's server has the folder, EngineUnavailable."""
@@ -105,7 +106,7 @@ class LocalNats:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=dies_with_parent,
+                preexec_fn=partial(dies_with_parent, os.getpid()),
                 # Out of reach of a Ctrl-C in the terminal: it ends after the workers, which store to the last.
                 process_group=0,
             )

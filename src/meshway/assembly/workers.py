@@ -89,6 +89,9 @@ class _Supervisor:
         if taken is None or taken.si_signo == signal.SIGCHLD:
             return
         if taken.si_signo == signal.SIGHUP:
+            if self._is_ending or not self._was_ready:
+                # All are about to end, or have just begun.
+                return
             _log.info("workers_replaced_in_turn", workers=len(self._workers))
             self._replacing = list(self._workers)
             self._replace_next()
@@ -116,20 +119,21 @@ class _Supervisor:
 
     def _fork(self, worker: _Worker) -> None:
         read_fd, write_fd = os.pipe()
+        parent_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(read_fd)
-            self._be_worker(worker.number, write_fd)
+            self._be_worker(worker.number, write_fd, parent_pid)
         os.close(write_fd)
         os.set_blocking(read_fd, False)
         worker.pid, worker.ready_fd, worker.is_ready = pid, read_fd, False
         worker.started_s, worker.due_s = time.monotonic(), 0.0
 
-    def _be_worker(self, number: int, ready_fd: int) -> None:
+    def _be_worker(self, number: int, ready_fd: int, parent_pid: int) -> None:
         """In the new process; never returns."""
         status = 1
         try:
-            dies_with_parent()
+            dies_with_parent(parent_pid)
             for each in _SIGNALS:
                 signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -159,6 +163,7 @@ class _Supervisor:
         if self._is_ending:
             return
         if was_replaced and was_ready:
+            # Drained. A successor that cannot start is one that dies young, like any other.
             self._fork(worker)
             return
         if not self._was_ready and not was_ready:
