@@ -102,8 +102,8 @@ class Balancer:
             load = self._loads.get(key)
             if load is None:
                 continue
-            if load.hubs is not None:
-                load.hubs.taken = 0
+            shared = self._shared(load)
+            shared.told, shared.free = load.in_flight, None
             told.append(InstanceLoad(*key, load.in_flight, load.breaker.due_in_ms(monotonic_ms)))
         return told
 
@@ -160,7 +160,6 @@ class Balancer:
         load.in_flight += 1
         if self._hubs is not None:
             self._changed[agent_id, instance_id] = None
-            self._shared(load).taken += 1
 
     def end(self, agent_id: str, instance_id: str) -> None:
         """It is over, however it ended."""
@@ -331,11 +330,7 @@ class Balancer:
         free = instance.capacity - self._calls(load)
         if free <= 0 or self._hubs is None:
             return free > 0
-        shared, hubs = self._shared(load), self._hubs()
-        if not shared.taken or shared.free is None:
-            # Where the first calls were let through unseen, they are part of what was free.
-            shared.free = min(instance.capacity, free + shared.taken)
-        if shared.has_slice(hubs):
+        if self._shared(load).has_slice(load.in_flight, free, capacity=instance.capacity, hubs=self._hubs()):
             return True
         self._tell_soon.set()
         return False

@@ -17,19 +17,27 @@ class InstanceLoad(msgspec.Struct, frozen=True, array_like=True):
 class HubLoads:
     """Of one instance. `others`: calls under way by hub."""
 
-    __slots__ = ("free", "others", "taken")
+    __slots__ = ("free", "others", "told")
 
     def __init__(self) -> None:
         self.others: dict[str, int] = {}
-        # Places that were free when this hub last told the others, and what it has taken since. None: nobody looked.
+        # This hub's own calls as the others know them; what ends meanwhile frees a place that they still take for held.
+        self.told = 0
+        # Places that were free when this hub last had no more calls than they know. None: nobody looked.
         self.free: int | None = None
-        self.taken = 0
 
     @property
     def elsewhere(self) -> int:
         """Calls of other hubs."""
         return sum(self.others.values())
 
-    def has_slice(self, hubs: int) -> bool:
-        """Whether this hub may take one more before it tells the others."""
-        return self.taken < max(1, -(-(self.free or 0) // hubs))
+    def has_slice(self, in_flight: int, free: int, *, capacity: int, hubs: int) -> bool:
+        """Whether this hub, with `in_flight` calls and places `free` as far as it knows, may begin one more now."""
+        untold = in_flight - self.told
+        if untold <= 0:
+            self.free = free
+            return True
+        if self.free is None:
+            # Where the first calls were let through unseen, they are part of what was free.
+            self.free = min(capacity, free + untold)
+        return untold < max(1, -(-self.free // hubs))

@@ -176,6 +176,15 @@ def test_a_hub_alone_in_its_mesh_has_all_the_room(capacity):
     assert [mesh.begin(0) for _ in range(capacity + 1)] == [True] * capacity + [False]
 
 
+@pytest.mark.parametrize("hubs", [1, 3])
+@pytest.mark.parametrize("capacity", [1, 4])
+def test_calls_one_after_the_other_are_all_let_through_however_short_they_are(hubs, capacity):
+    mesh = Mesh(hubs, capacity)
+    for _ in range(10 * capacity):
+        assert mesh.begin(0)
+        mesh.end(0)
+
+
 async def test_a_slice_that_is_used_up_is_told_at_once():
     mesh = Mesh(2, 4)
     assert [mesh.begin(0) for _ in range(3)] == [True, True, False]
