@@ -51,6 +51,7 @@ class Line:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self.tail = log.tail
         self.is_cut = False
         self.before_write, self.after_write, self.before_read = Gate(), Gate(), Gate()
 

@@ -215,18 +215,20 @@ class ReportTasks:
                 places.claims.end(claim, "its lease has ended")
                 return None
             self._extended(claim)
-        if claim.track.is_broken:
-            track = claim.track
+        track = claim.track
+        if track.is_broken:
             await places.tasks.tracks.open(track.agent_id, track.task_id, context_id=track.context_id)
             if (track.turn, track.attempt) != (claim.turn, claim.attempt) or claim.is_over:
                 places.claims.end(claim, "another instance has the task")
                 return None
-            claim.source = track.source
             if claim.has_ended:
                 # Another hub has ended it.
                 places.claims.end(claim, "the task has ended")
                 places.tasks.close_turn(claim.engine_id)
                 return None
+        if track.attempt == claim.attempt and track.turn == claim.turn:
+            # Where a report could not be written, the track may have been read anew before anybody asked for it.
+            claim.source = track.source
         return claim
 
     def _extended(self, claim: Claim) -> None:

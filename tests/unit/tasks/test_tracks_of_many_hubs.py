@@ -1,17 +1,24 @@
 """Tracks where other hubs write too, and where replicas of the store lag."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from meshway.engine.ports import FromLast, Log, LogAppend, LogEntry, LogOutcome, LogStart
+from meshway.gateway.lease_tasks import HandedTask
+from meshway.gateway.report_tasks import TaskReport
+from meshway.kernel.errors import EngineUnavailable
 from meshway.kernel.ids import AgentId, TaskId
 from meshway.tasks.event_writer import PendingEvent
 from meshway.tasks.track import Draft, Track, TrackHooks
 from meshway.tasks.values import TaskEvent, TaskState
 from meshway.testing.clock import ManualClock
-from support.task_rig import TaskParts, task_rig
+from support.task_clients import until
+from support.task_rig import COUNTER, TaskParts, TaskRig, artifact, task_rig
 
 NO_HOOKS = TrackHooks(written=lambda *_: None, elsewhere=lambda *_: None, broke=lambda *_: None)
 
@@ -57,6 +64,21 @@ class LaggingLog(OtherHubIsFaster):
         return await self._log.read(subject, start, limit=limit)
 
 
+@asynccontextmanager
+async def shared(rig: TaskRig) -> AsyncIterator[None]:
+    """Its tracks hear and mend as those of a hub whose engine other hubs have too."""
+    async with asyncio.TaskGroup() as group:
+        hearing = group.create_task(rig.tracks.run())
+        await asyncio.sleep(0)
+        yield
+        hearing.cancel()
+
+
+def report_of(handed: HandedTask, body: dict) -> TaskReport:
+    (kind, said), ids = *body.items(), {"taskId": handed.item.task_id, "contextId": handed.item.context_id}
+    return TaskReport(handed.claim.delivery_id, 1, msgspec.json.encode({kind: ids | said}))
+
+
 async def test_a_task_is_accepted_where_another_hub_was_faster_with_its_first_event(tmp_path: Path, clock: ManualClock):
     async with task_rig(tmp_path, clock, parts=TaskParts(log=OtherHubIsFaster)) as rig:
         task_id = await rig.submit("begin")
@@ -92,3 +114,22 @@ async def test_what_another_hub_wrote_is_not_shown_before_what_it_follows():
     writer.pending[0].settled(writer.pending[0], None)
     assert track.absorb(second)
     assert (seen, track.written, track.written_state) == ([1, 2], 2, TaskState.WORKING)
+
+
+async def test_reports_that_could_not_be_kept_are_taken_when_they_come_again_though_the_track_was_mended(
+    tmp_path: Path, clock: ManualClock
+):
+    async with task_rig(tmp_path, clock) as rig, shared(rig):
+        for text in ("one", "two"):
+            await rig.submit(text)
+        handed = await rig.take(2)
+        reports = [report_of(each, artifact("made")) for each in handed]
+        rig.line.is_cut = True
+        with pytest.raises(EngineUnavailable):
+            await rig.reporting.report(COUNTER, reports)
+        rig.line.is_cut = False
+        await until(lambda: not any(each.claim.track.is_broken for each in handed))
+        outcomes = await rig.reporting.report(COUNTER, reports)
+        assert [(outcome.outcome, outcome.source) for outcome in outcomes] == [("done", 1)] * 2
+        for each in handed:
+            assert [event.source for event in await rig.log_of(each.item.task_id)] == [0, 0, 1]
