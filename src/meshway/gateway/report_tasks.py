@@ -99,6 +99,9 @@ class ReportTasks:
         if claim.has_ended:
             self._places.claims.end(claim, None if is_own_word else "the task has ended")
             self._places.tasks.close_turn(claim.engine_id)
+        elif is_own_word and claim.grace_ends_ms is not None:
+            # It lost its connection here and went on there, and that hub's news of it did not arrive.
+            self._places.claims.end(claim)
         elif (track.turn, track.attempt) != (claim.turn, claim.attempt):
             self._places.claims.end(claim, "another instance has the task")
 
@@ -403,6 +406,9 @@ class ReportTasks:
         if name is None or owner is None or not owner.hub_owned:
             return None
         track = await places.tasks.track_of(owner)
+        if (name.turn, name.attempt) > (track.turn, track.attempt):
+            # Handed out a moment ago, by a hub that was heard by the instance first.
+            await places.tasks.tracks.catch_up(track)
         holder = InstanceId(track.instance) if instance_id is None else instance_id
         if (track.turn, track.attempt, track.instance) != (name.turn, name.attempt, holder):
             return None

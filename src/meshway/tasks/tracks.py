@@ -97,6 +97,8 @@ class TaskTracks:
 
     def _heard_entry(self, entry: LogEntry) -> None:
         if self._writer.is_own(entry.message_id):
+            # Also behind what another hub wrote, where this one has written and forgotten the task since.
+            self._elsewhere.pop(entry.subject, None)
             return
         track = self._by_subject.get(entry.subject)
         if track is None:
@@ -172,6 +174,14 @@ class TaskTracks:
         finally:
             if not lock.locked():
                 self._loading.pop(key, None)
+
+    async def catch_up(self, track: Track) -> None:
+        """Bring it up to the end of its log now, for somebody knows more than this hub has heard of it.
+
+        Raises: EngineUnavailable.
+        """
+        if self._hears:
+            await self._mend(track)
 
     async def _load(self, agent_id: AgentId, task_id: TaskId, context_id: str, *, is_expected: bool) -> Track:
         track = self._tracks.get((agent_id, task_id))

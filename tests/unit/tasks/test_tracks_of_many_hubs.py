@@ -13,12 +13,13 @@ from meshway.gateway.lease_tasks import HandedTask
 from meshway.gateway.report_tasks import TaskReport
 from meshway.kernel.errors import EngineUnavailable
 from meshway.kernel.ids import AgentId, TaskId
-from meshway.tasks.event_writer import PendingEvent
+from meshway.tasks.event_writer import EventWriter, PendingEvent
 from meshway.tasks.track import Draft, Track, TrackHooks
+from meshway.tasks.tracks import TaskTracks
 from meshway.tasks.values import TaskEvent, TaskState
 from meshway.testing.clock import ManualClock
 from support.task_clients import until
-from support.task_rig import COUNTER, TaskParts, TaskRig, artifact, task_rig
+from support.task_rig import COMPLETED, COUNTER, TaskParts, TaskRig, artifact, task_rig
 
 NO_HOOKS = TrackHooks(written=lambda *_: None, elsewhere=lambda *_: None, broke=lambda *_: None)
 
@@ -62,6 +63,40 @@ class LaggingLog(OtherHubIsFaster):
             if self.reads % 2:
                 return []
         return await self._log.read(subject, start, limit=limit)
+
+
+class LateLog(OtherHubIsFaster):
+    """Its tails hear nothing of what is written, until the test lets them."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self.hears = asyncio.Event()
+        self.taken = 0
+
+    async def append(self, entries: Sequence[LogAppend]) -> Sequence[LogOutcome]:
+        return await self._log.append(entries)
+
+    @asynccontextmanager
+    async def tail(self, pattern: str, start: LogStart) -> AsyncIterator["LateLog"]:
+        async with self._log.tail(pattern, start) as tail:
+            self._tail = tail
+            yield self
+
+    async def take(self, limit: int) -> Sequence[LogEntry]:
+        await self.hears.wait()
+        entries = await self._tail.take(limit)
+        self.taken += len(entries)
+        return entries
+
+
+@asynccontextmanager
+async def another_hub(rig: TaskRig, **options: object) -> AsyncIterator[TaskRig]:
+    """On the same engine."""
+    other = TaskRig(rig.engine, rig.clock, **options)
+    await other.start(recover=False)
+    async with shared(rig), shared(other):
+        yield other
+    await other.stop()
 
 
 @asynccontextmanager
@@ -133,3 +168,57 @@ async def test_reports_that_could_not_be_kept_are_taken_when_they_come_again_tho
         assert [(outcome.outcome, outcome.source) for outcome in outcomes] == [("done", 1)] * 2
         for each in handed:
             assert [event.source for event in await rig.log_of(each.item.task_id)] == [0, 0, 1]
+
+
+async def test_a_hub_that_has_not_heard_of_a_hand_out_yet_takes_the_word_of_the_instance(
+    tmp_path: Path, clock: ManualClock
+):
+    async with task_rig(tmp_path, clock) as rig, another_hub(rig, parts=TaskParts(log=LateLog)) as other:
+        task_id = TaskId(await rig.submit("begin"))
+        await rig.settle_down()
+        # Somebody asked for it there before it was handed out.
+        await other.get(task_id)
+        handed = await rig.take_one()
+        await rig.settle_down()
+        assert (await other.show_hold(handed.claim.delivery_id)).is_held
+
+
+async def test_an_instance_that_went_on_at_another_hub_is_not_taken_for_lost_where_that_was_not_said(
+    tmp_path: Path, clock: ManualClock
+):
+    async with task_rig(tmp_path, clock) as rig, another_hub(rig) as other:
+        task_id = await rig.submit("begin")
+        handed = await rig.take_one()
+        await rig.settle_down()
+        rig.lose_connection("one")
+        assert (await other.show_hold(handed.claim.delivery_id)).is_held
+        assert (await other.say(handed, artifact("made"))).outcome == "done"
+        await until(lambda: handed.claim.is_over)
+        await rig.pass_time(rig.settings.reconnect_grace_ms + 1)
+        assert (await other.say(handed, COMPLETED, source=2)).outcome == "done"
+        assert await rig.states_of(task_id) == ["SUBMITTED", "WORKING", "WORKING", "COMPLETED"]
+
+
+async def test_what_this_hub_wrote_since_is_not_forgotten_for_what_another_wrote_before(
+    tmp_path: Path, clock: ManualClock
+):
+    async with task_rig(tmp_path, clock) as rig:
+        late = LateLog(rig.engine.log)
+        tracks, writer = TaskTracks(late, rig.writer, tracks_cached=1), EventWriter(rig.engine.log)
+        agent_id, task_id = AgentId("a"), TaskId("t")
+        other = TaskTracks(rig.engine.log, writer)
+        async with asyncio.TaskGroup() as group:
+            duties = [group.create_task(duty()) for duty in (tracks.run, writer.run)]
+            theirs = await other.open(agent_id, task_id, context_id="c")
+            await theirs.append([Draft(body=b"{}", state=TaskState.WORKING)], at_ms=1)
+            track = await tracks.open(agent_id, task_id, context_id="c")
+            await track.append([Draft(body=b"{}", state=TaskState.COMPLETED)], at_ms=2)
+            # Forgotten before the first of them is heard of.
+            for number in range(3):
+                tracks.new(agent_id, TaskId(f"t{number}"), context_id="c")
+            late.hears.set()
+            await until(lambda: late.taken == 2)
+            again = await tracks.open(agent_id, task_id, context_id="c")
+            assert (again.written, again.state) == (2, TaskState.COMPLETED)
+            for duty in duties:
+                duty.cancel()
