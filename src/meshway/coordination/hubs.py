@@ -102,6 +102,11 @@ class MeshHubs:
         heard = self._heard.get(self.me)
         return self._is_shared and (heard is None or heard.is_lost)
 
+    @property
+    def lost_after_ms(self) -> int:
+        """Who did nothing for so long may have been taken for lost."""
+        return self._settings.lost_after_ms
+
     async def wait_ready(self) -> None:
         """Until every hub that is there had the time to say so."""
         await self._ready.wait()

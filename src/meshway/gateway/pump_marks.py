@@ -60,6 +60,11 @@ class PumpMarks:
         """Whether other hubs may read streams too."""
         return self._hubs.is_shared
 
+    @property
+    def taken_after_ms(self) -> int:
+        """Another hub takes up what this one reads no sooner than after so long a silence."""
+        return self._hubs.lost_after_ms
+
     def put(self, agent_id: AgentId, task_id: TaskId) -> KvPut:
         """What makes the stream this hub's."""
         key = _key(agent_id, task_id)

@@ -76,6 +76,10 @@ class Pump:
 
     track: Track
     owner: TaskOwner
+    # Another hub has written to the task: it may have taken the stream up.
+    is_doubted: bool = False
+    # When the last event was taken (monotonic ms).
+    taken_ms: float = 0.0
     is_over: bool = False
     error: MeshwayError | None = None
 
@@ -113,6 +117,7 @@ class TaskPumps:
         self._ready = asyncio.Event()
         self._orphaned = asyncio.Event()
         self._orphaned.set()
+        tracks.on_written_elsewhere(self._heard_elsewhere)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -130,6 +135,11 @@ class TaskPumps:
     def hub_lost(self) -> None:
         """What another hub read is to be taken up."""
         self._orphaned.set()
+
+    def _heard_elsewhere(self, track: Track, events: Sequence[TaskEvent]) -> None:
+        pump = self._running.get((track.agent_id, track.task_id))
+        if pump is not None:
+            pump.is_doubted = True
 
     def running(self, agent_id: AgentId, task_id: TaskId) -> Pump | None:
         """The pump of a task, if this hub reads its stream."""
@@ -205,6 +215,8 @@ class TaskPumps:
             return running
         pump = self._begin(owner, track)
         try:
+            if track.is_broken:
+                await self._read_anew(track)
             stream = await self._reattach_once(pump)
         except OperationUnsupported:
             stream = None
@@ -283,7 +295,7 @@ class TaskPumps:
     # The life of a pump
 
     def _begin(self, owner: TaskOwner, track: Track) -> Pump:
-        pump = Pump(track, owner)
+        pump = Pump(track, owner, taken_ms=self._clock.monotonic_ms())
         track.pins += 1
         self._running[owner.agent_id, owner.task_id] = pump
         return pump
@@ -304,6 +316,9 @@ class TaskPumps:
         try:
             if not is_marked:
                 await self._marks.write(owner.agent_id, owner.task_id)
+            if pump.track.is_broken:
+                # Something was missed before it was held here.
+                await self._read_anew(pump.track)
             await self._read_to_the_end(pump, stream, first)
             # Who follows has everything when it hears that this is over.
             await pump.track.quiet(hurry=False)
@@ -329,7 +344,7 @@ class TaskPumps:
     async def _unless_ended_elsewhere(self, pump: Pump, failure: MeshwayError) -> MeshwayError | None:
         """Why the reading ended; None where it is over because another hub has written the end of the turn."""
         try:
-            if self._marks.is_shared and pump.track.is_broken:
+            if self._marks.is_shared:
                 await self._read_anew(pump.track)
                 if pump.track.state.ends_turn:
                     return None
@@ -420,6 +435,8 @@ class TaskPumps:
             return
         if track.is_broken:
             raise EngineUnavailable("Events of this task could not be kept.")
+        if self._marks.is_shared and self._may_be_elsewhere(pump) and await self._is_elsewhere(pump.owner):
+            raise _ReadElsewhere("Another hub reads the stream of this task.")
         state = _state_after(track, seen)
         drafts = [Draft(body=core, state=state, turn=track.turn)]
         if track.last == 0 and not _is_task(core):
@@ -434,6 +451,13 @@ class TaskPumps:
                 track.append_stream(draft, at_ms=now_ms)
         else:
             await track.append(drafts, at_ms=now_ms)
+
+    def _may_be_elsewhere(self, pump: Pump) -> bool:
+        """Whether the mark must be looked at: nothing would refuse what this hub writes behind what it has heard of
+        another that took the stream up, and both would say everything."""
+        before_ms, pump.taken_ms = pump.taken_ms, self._clock.monotonic_ms()
+        was_doubted, pump.is_doubted = pump.is_doubted, False
+        return was_doubted or pump.taken_ms - before_ms >= self._marks.taken_after_ms
 
     async def _reattach(self, pump: Pump, patience: "Patience") -> AgentStream | None:
         """A stream that goes on, None: the turn has ended. Raises: UpstreamUnreachable when patience has ended."""

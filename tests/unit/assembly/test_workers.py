@@ -75,7 +75,7 @@ def test_a_replacement_that_is_asked_for_during_the_start_ends_nothing(tmp_path)
 
 
 def test_workers_live_where_their_parent_is_process_1(tmp_path):
-    if subprocess.run([*IN_A_CONTAINER, "true"], check=False, capture_output=True).returncode:  # noqa: S603
+    if subprocess.run([*IN_A_CONTAINER, "true"], check=False, capture_output=True).returncode:
         pytest.skip("namespaces of processes are not allowed here")
     with supervisor(tmp_path, before=IN_A_CONTAINER) as (process, _):
         assert process.stdout.readline() == "ready\n"
