@@ -47,12 +47,16 @@ class Gate:
 
 
 class Line:
-    """A Log that can be cut off (then nothing is written, and who tries hears of it) or held up."""
+    """A Log that can be cut off (then nothing is written, and who tries hears of it) or held up.
+
+    `is_away`: nothing can be read either; `refused` counts who tried.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self.tail = log.tail
-        self.is_cut = False
+        self.is_cut = self.is_away = False
+        self.refused = 0
         self.before_write, self.after_write, self.before_read = Gate(), Gate(), Gate()
 
     async def append(self, entries: Sequence[LogAppend]) -> Sequence[LogOutcome]:
@@ -65,6 +69,9 @@ class Line:
 
     async def read(self, subject: str, start: LogStart, *, limit: int = 500) -> Sequence[LogEntry]:
         await self.before_read.through()
+        if self.is_away:
+            self.refused += 1
+            raise EngineUnavailable("The store is away.")
         return await self._log.read(subject, start, limit=limit)
 
 

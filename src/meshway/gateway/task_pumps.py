@@ -555,14 +555,13 @@ class TaskPumps:
 
     async def _recover_one(self, agent_id: AgentId, task_id: TaskId, entry: KvEntry, room: asyncio.Semaphore) -> None:
         try:
-            if not await self._marks.take(entry):
-                return
             owner = await self._owners.owner_of(agent_id, task_id)
             if owner is None:
                 return
             track = await self._tracks.open(agent_id, task_id, context_id=owner.context_id or "")
-            if (agent_id, task_id) in self._running:
-                # A client that came back was faster.
+            # Last: what this hub has taken and does not read, nobody would look for as long as it lives.
+            if not await self._marks.take(entry) or (agent_id, task_id) in self._running:
+                # Another hub was faster, or a client that came back.
                 return
             pump = self._begin(owner, track)
             if track.last:
@@ -570,6 +569,10 @@ class TaskPumps:
                 self._keep(pump, track.state, since_ms=track.at_ms)
         except MeshwayError as error:
             _log.warning("task_stream_not_recovered", extra={"task": task_id, "reason": error.detail})
+            if isinstance(error, EngineUnavailable) and self._marks.is_shared:
+                # A server of the store may have gone along with the hub.
+                await asyncio.sleep(_WATCH_S)
+                self._orphaned.set()
             return
         finally:
             room.release()

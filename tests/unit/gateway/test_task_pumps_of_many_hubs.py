@@ -152,3 +152,21 @@ async def test_a_hub_that_slept_stops_to_read_what_another_has_taken_up(tmp_path
         agent.complete()
         await until(lambda: two.pumps.running(A, T) is None and one.pumps.running(A, T) is None)
         assert await texts(one.rig) == agent.chunks
+
+
+async def test_a_stream_that_could_not_be_taken_up_for_the_store_was_away_is_taken_up_once_it_is_back(tmp_path, clock):
+    agent = StreamingAgent()
+    async with reading_pair(tmp_path, clock, agent) as (mesh, one, two):
+        await one.attach()
+        await until(lambda: one.pumps.running(A, T).track.written == 1)
+        mesh.run_for(LOST_MS + 500, "a")
+        # It has forgotten what it heard of the task.
+        two.rig.tracks._elsewhere.clear()
+        two.rig.line.is_away = True
+        two.pumps.hub_lost()
+        await until(lambda: two.rig.line.refused)
+        two.rig.line.is_away = False
+        await until(lambda: two.pumps.running(A, T) is not None and len(agent.listeners) == 2)
+        mesh.settle()
+        agent.complete()
+        await until(lambda: two.pumps.running(A, T) is None and one.pumps.running(A, T) is None)
