@@ -215,8 +215,7 @@ class TaskPumps:
             return running
         pump = self._begin(owner, track)
         try:
-            if track.is_broken:
-                await self._read_anew(track)
+            await self._read_anew(track)
             stream = await self._reattach_once(pump)
         except OperationUnsupported:
             stream = None
@@ -241,9 +240,7 @@ class TaskPumps:
     ) -> AsyncGenerator[Sequence[TaskEvent], None]:
         """Events above `after` for as long as the agent's stream goes on; to the terminal one, if there is one.
 
-        What `outlet` takes does not come.
-
-        Raises: what ended the stream before its turn did.
+        What `outlet` takes does not come. Raises: what ended the stream before its turn did.
         """
         track = pump.track
         with self._tracks.follow(track, after=after, outlet=outlet) as follower:
@@ -316,14 +313,12 @@ class TaskPumps:
         try:
             if not is_marked:
                 await self._marks.write(owner.agent_id, owner.task_id)
-            if pump.track.is_broken:
-                # Something was missed before it was held here.
-                await self._read_anew(pump.track)
+            # Something may have been missed before it was held here.
+            await self._read_anew(pump.track)
             await self._read_to_the_end(pump, stream, first)
             # Who follows has everything when it hears that this is over.
             await pump.track.quiet(hurry=False)
-            if pump.track.is_broken:
-                await self._read_anew(pump.track)
+            await self._read_anew(pump.track)
         except MeshwayError as failure:
             error = await self._unless_ended_elsewhere(pump, failure)
         except Exception as failure:  # noqa: BLE001  the boundary of a stream: others go on
@@ -356,6 +351,7 @@ class TaskPumps:
         return failure
 
     async def _read_anew(self, track: Track) -> None:
+        """If it is broken."""
         await self._tracks.open(track.agent_id, track.task_id, context_id=track.context_id)
 
     async def _watch(self, pump: Pump) -> None:
@@ -453,8 +449,7 @@ class TaskPumps:
             await track.append(drafts, at_ms=now_ms)
 
     def _may_be_elsewhere(self, pump: Pump) -> bool:
-        """Whether the mark must be looked at: nothing would refuse what this hub writes behind what it has heard of
-        another that took the stream up, and both would say everything."""
+        """Whether to look at the mark: what this hub writes behind what it heard of another reader, nothing refuses."""
         before_ms, pump.taken_ms = pump.taken_ms, self._clock.monotonic_ms()
         was_doubted, pump.is_doubted = pump.is_doubted, False
         return was_doubted or pump.taken_ms - before_ms >= self._marks.taken_after_ms

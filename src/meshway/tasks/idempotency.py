@@ -190,10 +190,12 @@ class IdempotencyKeys:
 
     async def _known_elsewhere(self, name: str, found: _Record) -> _Record | None:
         """The record, once the hub that is at it has said how it ended, or which task it is; None: it was abandoned."""
-        while found.state == "running" and found.task_id is None and found.hub not in ("", self._hub_id):
-            if self._is_alive is None or not await self._is_alive(found.hub):
-                break
-            await asyncio.sleep(_LOOK_S)
+        is_alive = True
+        while is_alive and found.state == "running" and found.task_id is None and found.hub not in ("", self._hub_id):
+            is_alive = self._is_alive is not None and await self._is_alive(found.hub)
+            if is_alive:
+                await asyncio.sleep(_LOOK_S)
+            # Once more where it is gone: it may have said how it ended, and left.
             (entry,) = await self._key_value.get([name])
             if entry is None:
                 return None
@@ -243,6 +245,9 @@ class IdempotencyKeys:
         try:
             async with kept.writing:
                 await self._write(kept, KvDelete(key=kept.name, revision=kept.revision))
+        except asyncio.CancelledError:
+            self._say_later(kept, None)
+            raise
         finally:
             self._forget(kept)
 
@@ -263,8 +268,13 @@ class IdempotencyKeys:
 
     async def _update(self, kept: "_KeptFlight", record: _Record) -> None:
         kept.record = record
-        async with kept.writing:
-            await self._write(kept, self._update_of(kept))
+        try:
+            async with kept.writing:
+                await self._write(kept, self._update_of(kept))
+        except asyncio.CancelledError:
+            # Its caller has left; other hubs would wait for it as long as this one is alive.
+            self._say_later(kept, self._update_of(kept))
+            raise
 
     def _update_of(self, kept: "_KeptFlight") -> KvUpdate:
         return KvUpdate(

@@ -336,3 +336,37 @@ async def _outcome(waiting):
         return await waiting
     except (EngineUnavailable, UpstreamUnreachable) as error:
         return error
+
+
+def keys_of(world, hub_id, is_alive):
+    return IdempotencyKeys(world.key_value, world.clock, hub_id=hub_id, is_alive=is_alive)
+
+
+async def is_alive(hub_id):
+    return True
+
+
+async def test_what_a_hub_said_last_before_it_left_is_known(world):
+    there = keys_of(world, "there", is_alive)
+    begun = await there.begin(a_request())
+
+    async def has_left(hub_id):
+        await there.finish(begun.flight, b'"answer"')
+        return False
+
+    here = keys_of(world, "here", has_left)
+    assert shown(await here.begin(a_request())) == (None, b'"answer"', False)
+
+
+async def test_an_end_whose_caller_left_while_it_was_written_is_written_later(world):
+    there, here = (keys_of(world, hub_id, is_alive) for hub_id in ("there", "here"))
+    begun = await there.begin(a_request())
+    ending = asyncio.create_task(there.finish(begun.flight, b'"answer"'))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    writing = asyncio.create_task(there.run())
+    async with asyncio.timeout(5):
+        assert shown(await here.begin(a_request())) == (None, b'"answer"', False)
+    writing.cancel()
