@@ -104,7 +104,8 @@ class Balancer:
                 continue
             shared = self._shared(load)
             shared.told, shared.free = load.in_flight, None
-            told.append(InstanceLoad(*key, load.in_flight, load.breaker.due_in_ms(monotonic_ms)))
+            due_in_ms = load.breaker.due_in_ms(monotonic_ms)
+            told.append(InstanceLoad(*key, load.in_flight, due_in_ms, load.failed_at_ms))
         return told
 
     def heard_loads(self, hub_id: str, loads: Iterable[InstanceLoad]) -> None:
@@ -117,9 +118,10 @@ class Balancer:
                 others[hub_id] = told.in_flight
             else:
                 others.pop(hub_id, None)
-            if told.refused_for_ms and load.breaker.state is BreakerState.CLOSED:
-                load.failed_at_ms = self._clock.now_ms()
-                load.breaker.open_until(monotonic_ms + told.refused_for_ms)
+            if told.refused_for_ms and told.failed_at_ms > load.failed_at_ms:
+                load.failed_at_ms = told.failed_at_ms
+                if load.breaker.state is BreakerState.CLOSED:
+                    load.breaker.open_until(monotonic_ms + told.refused_for_ms)
 
     def forget_hub(self, hub_id: str) -> None:
         """It is gone, and its calls with it."""

@@ -6,12 +6,16 @@ __all__ = ["HubLoads", "InstanceLoad"]
 
 
 class InstanceLoad(msgspec.Struct, frozen=True, array_like=True):
-    """Of one hub: its calls under way with an instance, and how long it leaves it alone because it refused."""
+    """Of one hub: its calls under way with an instance, and how long it leaves it alone because it refused.
+
+    `failed_at_ms`: wall time of the last refusal that it knows of, whoever met it; told again it is no news.
+    """
 
     agent_id: str
     instance_id: str
     in_flight: int
     refused_for_ms: int = 0
+    failed_at_ms: int = 0
 
 
 class HubLoads:

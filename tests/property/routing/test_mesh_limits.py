@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshway.kernel.errors import TooManyInFlight
+from meshway.kernel.errors import TooManyInFlight, UpstreamUnreachable
 from meshway.routing.balancer import Balancer
 from meshway.routing.settings import RoutingSettings
 from meshway.testing.clock import ManualClock
@@ -204,3 +204,25 @@ def test_whom_another_hub_found_refusing_is_left_alone_here_too():
     one.saw("a", "x", ok=False)
     other.heard_loads("one", one.loads_to_tell(is_whole=False))
     assert {other.pick(agent).id for _ in range(50)} == {"y"}
+
+
+def test_who_came_back_is_not_left_alone_again_because_another_hub_has_not_tried_it_since():
+    clock = ManualClock()
+    settings = RoutingSettings(breaker_failures=1, breaker_open_ms=30_000)
+    one, other = (Balancer(clock=clock, settings=settings, chance=random.Random(1)) for _ in range(2))
+    for hub in (one, other):
+        hub.share_with(lambda: 2)
+    other.saw("a", "x", ok=False)
+    one.heard_loads("other", other.loads_to_tell(is_whole=True))
+    clock.advance(1_000)
+    back = an_agent("a", an_instance("x", state_since_ms=clock.now_ms()))
+    assert one.pick(back).id == "x"
+    one.saw("a", "x", ok=True)
+    clock.advance(1_000)
+    one.heard_loads("other", other.loads_to_tell(is_whole=True))
+    assert one.pick(back).id == "x"
+    # It refuses anew.
+    other.saw("a", "x", ok=False)
+    one.heard_loads("other", other.loads_to_tell(is_whole=False))
+    with pytest.raises(UpstreamUnreachable):
+        one.pick(back)
