@@ -293,6 +293,7 @@ def _notifications(ground: TaskGround, kept: _Kept) -> ManagePushConfigs:
         settings=ground.settings.push,
         clock=clock,
     )
+    ground.mesh.hubs.on_lost(lambda hub_id: queueing.catch_up())
     duties.start("push_configs", kept.configs.run)
     duties.start("push_queueing", queueing.run)
     duties.start("push_delivery", deliver.run)

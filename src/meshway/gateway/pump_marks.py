@@ -129,19 +129,24 @@ class PumpMarks:
             ttl_ms=self._retention_ms,
             durability=_LAZY,
         )
-        (outcome,) = await self._key_value.write([update])
-        return isinstance(outcome, KvWritten)
+        for _ in range(_ROUNDS_MAX):
+            (outcome,) = await self._key_value.write([update])
+            if not isinstance(outcome, Undecided):
+                break
+        current = outcome.current if isinstance(outcome, KvConflict) else None
+        # Also where a write of unknown outcome, repeated, meets its own result.
+        return isinstance(outcome, KvWritten) or (current is not None and _read(current).hub == self._hubs.me)
 
     async def orphans(self) -> AsyncIterator[tuple[AgentId, TaskId, KvEntry]]:
-        """Every stream that no hub reads, once it is known which hubs there are."""
+        """Every stream that no other hub reads, once it is known which there are: this hub knows which it reads."""
         await self._hubs.wait_ready()
         after: str | None = None
         while True:
             page = await self._key_value.page(_PREFIX, after=after, limit=_PAGE)
             for entry in page.entries:
                 mark = _read(entry)
-                # What carries this hub's own name was never let go of.
-                if not self._hubs.is_shared or not self._hubs.is_alive(mark.hub):
+                is_ours = not self._hubs.is_shared or mark.hub == self._hubs.me
+                if is_ours or not self._hubs.is_alive(mark.hub):
                     yield AgentId(entry.key.split(".")[1]), TaskId(mark.task), entry
             after = page.next_after
             if after is None:

@@ -12,15 +12,13 @@ events come by the log, and the reading becomes its own when that hub is lost.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
-
-import msgspec
 
 from meshway.engine.ports import KvEntry, KvWrite
 from meshway.gateway.agent_tasks import AgentTasks
 from meshway.gateway.patience import Patience
 from meshway.gateway.ports import AgentStream, StreamEvent
 from meshway.gateway.pump_marks import PumpMarks
+from meshway.gateway.pump_values import NotKept, Pump, ReadElsewhere, is_task, state_after, state_of, task_of
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import (
     AgentNotFound,
@@ -51,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 # Hubs that begin to read one stream at the same moment: two, rarely.
 _CLAIMS_MAX = 8
+# Before a stream that was given up because the store was away is looked for again.
+_AGAIN_S = 2.0
 # Between two looks whether the hub that reads a stream is still there.
 _WATCH_S = 0.5
 # For a stream to say what the answer to a cancel has said already.
@@ -59,33 +59,6 @@ _END_WITHIN_S = 2.0
 _UNWRITTEN_MAX = 256
 # Reattaching at a start, at once.
 _RECOVERING_MAX = 64
-# Compared for each event: a member of an enum class costs more to reach than a name of the module.
-_UNSPECIFIED = TaskState.UNSPECIFIED
-
-
-class _Core(msgspec.Struct):
-    task: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decode_core = msgspec.json.Decoder(_Core).decode
-
-
-@dataclass(slots=True, eq=False)
-class Pump:
-    """The reading of one task's stream, here or at another hub. `error` says why it ended before its turn did."""
-
-    track: Track
-    owner: TaskOwner
-    # Another hub has written to the task: it may have taken the stream up.
-    is_doubted: bool = False
-    # When the last event was taken (monotonic ms).
-    taken_ms: float = 0.0
-    is_over: bool = False
-    error: MeshwayError | None = None
-
-
-class _ReadElsewhere(EngineUnavailable):
-    """Another hub has taken the stream up."""
 
 
 class TaskPumps:
@@ -146,8 +119,9 @@ class TaskPumps:
         return self._running.get((agent_id, task_id))
 
     def owners_of(self, agent_id: AgentId | None) -> Sequence[TaskOwner]:
-        """Of all tasks of an agent (None: of all agents) whose streams are read or watched here."""
-        return [pump.owner for pump in self._running.values() if agent_id in (None, pump.owner.agent_id)]
+        """Of all tasks of an agent (None: of all agents) whose streams are read here."""
+        read = [pump.owner for pump in self._running.values() if not pump.is_watched]
+        return [owner for owner in read if agent_id in (None, owner.agent_id)]
 
     async def found(self, owner: TaskOwner, track: Track) -> Pump | None:
         """The pump of a task, if any hub reads its stream. Raises: EngineUnavailable."""
@@ -258,7 +232,7 @@ class TaskPumps:
     async def reconcile(self, owner: TaskOwner, track: Track, snapshot: bytes) -> None:
         """Append what the agent's own task has and the log lacks. Raises: StorageFull, EngineUnavailable."""
         if track.last == 0:
-            state = _state_of(snapshot)
+            state = state_of(snapshot)
             await self._append(track, [Draft(body=b'{"task":%b}' % snapshot, state=state)])
         else:
             # What the agent said last may still be on its way into the log, and would be said again.
@@ -277,7 +251,7 @@ class TaskPumps:
 
         Mostly the stream says so itself, and more: it has a moment for that.
         """
-        if self._group is not None and _state_of(snapshot).is_terminal:
+        if self._group is not None and state_of(snapshot).is_terminal:
             self._group.create_task(self._end_in_time(pump, snapshot))
 
     async def _end_in_time(self, pump: Pump, snapshot: bytes) -> None:
@@ -292,7 +266,7 @@ class TaskPumps:
     # The life of a pump
 
     def _begin(self, owner: TaskOwner, track: Track) -> Pump:
-        pump = Pump(track, owner, taken_ms=self._clock.monotonic_ms())
+        pump = Pump(track, owner, refusals=track.refusals, taken_ms=self._clock.monotonic_ms())
         track.pins += 1
         self._running[owner.agent_id, owner.task_id] = pump
         return pump
@@ -319,6 +293,12 @@ class TaskPumps:
             # Who follows has everything when it hears that this is over.
             await pump.track.quiet(hurry=False)
             await self._read_anew(pump.track)
+            while self._marks.is_shared and pump.refusals != pump.track.refusals:
+                # The end of the turn may have been among what was refused.
+                self._refused(pump)
+                await self._read_to_the_end(pump, None, None)
+                await pump.track.quiet()
+                await self._read_anew(pump.track)
         except MeshwayError as failure:
             error = await self._unless_ended_elsewhere(pump, failure)
         except Exception as failure:  # noqa: BLE001  the boundary of a stream: others go on
@@ -328,11 +308,14 @@ class TaskPumps:
             if stream is not None:
                 # Nobody has read it where its mark could not be written.
                 await stream.aclose()
-            if not isinstance(error, _ReadElsewhere):
+            if not isinstance(error, ReadElsewhere):
                 self._end(pump, error)
-        if isinstance(error, _ReadElsewhere):
+        if isinstance(error, ReadElsewhere):
             # Asleep, or cut off, for so long that another hub took it up.
             await self._watch(pump)
+        elif isinstance(error, EngineUnavailable) and self._marks.is_shared:
+            # The mark stays, and whoever finds it reads on: this hub too.
+            asyncio.get_running_loop().call_later(_AGAIN_S, self._orphaned.set)
         else:
             self._marks.remove_soon(owner.agent_id, owner.task_id)
 
@@ -344,7 +327,7 @@ class TaskPumps:
                 if pump.track.state.ends_turn:
                     return None
                 if await self._is_elsewhere(pump.owner):
-                    return _ReadElsewhere("Another hub reads the stream of this task.")
+                    return ReadElsewhere("Another hub reads the stream of this task.")
         except MeshwayError as away:
             failure = away
         _log.warning("task_stream_given_up", extra={"task": pump.owner.task_id, "reason": failure.detail})
@@ -356,13 +339,16 @@ class TaskPumps:
 
     async def _watch(self, pump: Pump) -> None:
         """The events of a stream that another hub reads come by the log; see to it that somebody reads it."""
-        owner = pump.owner
+        owner, pump.is_watched = pump.owner, True
         try:
             while not pump.track.written_state.ends_turn:
                 entry = await self._marks.read(owner.agent_id, owner.task_id)
                 if entry is None:
+                    # With the last that was written.
+                    await self._tracks.catch_up(pump.track)
                     break
                 if not await self._marks.is_elsewhere(entry) and await self._marks.take(entry):
+                    pump.is_watched = False
                     await self._pump(pump, None, None, is_marked=True)
                     return
                 await asyncio.sleep(_WATCH_S)
@@ -429,13 +415,15 @@ class TaskPumps:
         if track.state.is_terminal:
             _log.warning("event_after_the_end_dropped", extra={"agent": track.agent_id, "task": track.task_id})
             return
+        if self._marks.is_shared and pump.refusals != track.refusals:
+            raise self._refused(pump)
         if track.is_broken:
             raise EngineUnavailable("Events of this task could not be kept.")
         if self._marks.is_shared and self._may_be_elsewhere(pump) and await self._is_elsewhere(pump.owner):
-            raise _ReadElsewhere("Another hub reads the stream of this task.")
-        state = _state_after(track, seen)
+            raise ReadElsewhere("Another hub reads the stream of this task.")
+        state = state_after(track, seen)
         drafts = [Draft(body=core, state=state, turn=track.turn)]
-        if track.last == 0 and not _is_task(core):
+        if track.last == 0 and not is_task(core):
             # Every task begins with itself; this agent's began with something else.
             opening = event_bodies.submitted(track.task_id, track.context_id, None, at_ms=self._clock.now_ms())
             drafts.insert(0, Draft(body=opening, state=TaskState.SUBMITTED, turn=track.turn))
@@ -447,6 +435,11 @@ class TaskPumps:
                 track.append_stream(draft, at_ms=now_ms)
         else:
             await track.append(drafts, at_ms=now_ms)
+
+    def _refused(self, pump: Pump) -> "NotKept":
+        """Something that was read is not in the log: the agent's own task has it."""
+        pump.refusals = pump.track.refusals
+        return NotKept("Events of this task were not kept; its stream is taken up again.")
 
     def _may_be_elsewhere(self, pump: Pump) -> bool:
         """Whether to look at the mark: what this hub writes behind what it heard of another reader, nothing refuses."""
@@ -485,7 +478,7 @@ class TaskPumps:
             raise
         try:
             first = await anext(stream.events, None)
-            snapshot = b"" if first is None or first.core is None else bytes(_decode_core(first.core).task)
+            snapshot = b"" if first is None or first.core is None else task_of(first.core)
             if not snapshot:
                 snapshot = await self._get(owner)
             await self.reconcile(owner, track, snapshot)
@@ -572,29 +565,3 @@ class TaskPumps:
         finally:
             room.release()
         await self._pump(pump, None, None, is_marked=True)
-
-
-def _state_of(task: bytes) -> TaskState:
-    """The state of a task in A2A 1.0 JSON."""
-    return _decode_state(task).status.state
-
-
-class _StatusHead(msgspec.Struct, frozen=True):
-    state: TaskState = TaskState.UNSPECIFIED
-
-
-class _TaskHead(msgspec.Struct):
-    status: _StatusHead = _StatusHead()
-
-
-_decode_state = msgspec.json.Decoder(_TaskHead).decode
-
-
-def _is_task(core: bytes) -> bool:
-    return b'"task"' in core[:16]
-
-
-def _state_after(track: Track, seen: TaskSeen | None) -> TaskState:
-    if seen is not None and seen.state is not _UNSPECIFIED:
-        return seen.state
-    return TaskState.SUBMITTED if track.state is _UNSPECIFIED else track.state

@@ -144,7 +144,8 @@ class WatchTasks:
             # It was handed out by another hub.
             self._watch_until(agent_id, task_id, owner.deadline_ms)
             return
-        text = "No instance of the agent took it in time."
+        began = bool(track.instance)
+        text = "The work did not end in time." if began else "No instance of the agent took it in time."
         await places.tasks.say(track, TaskState.FAILED, text=text, metadata={"code": "deadline_exceeded"})
         await self._cancel.cancel_children(owner, reason="what asked for it ran out of time")
 

@@ -78,6 +78,7 @@ class Track:
         "last",
         "pins",
         "recent",
+        "refusals",
         "source",
         "state",
         "subject",
@@ -102,6 +103,8 @@ class Track:
         self._unsettled = 0
         self._failure: MeshwayError | None = None
         self.written = self.last = 0
+        # How often an own event was not written, and those behind it with it.
+        self.refusals = 0
         # Its id was made here: nobody else can have written to it.
         self.is_new = False
         # Of the last event that is written; 0: there is none.
@@ -242,6 +245,7 @@ class Track:
                 listener(self, (event,))
         elif self._failure is None:
             self._failure = error
+            self.refusals += 1
             if error is not None:
                 self._writer.drop(self.subject, error)
             self._broke(self)
