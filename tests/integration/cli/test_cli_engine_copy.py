@@ -10,8 +10,10 @@ from click.testing import CliRunner, Result
 
 from meshway.cli.main import cli
 from meshway.engine.nats.link import Ask, Link
+from meshway.engine.nats.measures import Measures
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.ports import KvPut
+from meshway.kernel.metrics import NullMetrics
 from support.copied_hub import opened_directory
 from support.nats_process import NatsProcess, running_nats
 
@@ -47,7 +49,7 @@ def _run(directory: Path, server: NatsProcess, prefix: str, *options: str) -> Re
 
 def _change(server: NatsProcess, prefix: str) -> None:
     async def publish() -> None:
-        link = await Link.open(NatsSettings(servers=(server.url,)))
+        link = await Link.open(NatsSettings(servers=(server.url,)), Measures(NullMetrics()))
         await link.ask(Ask(f"{prefix}.kv.agents.echo", b"another card"))
         await link.close()
 

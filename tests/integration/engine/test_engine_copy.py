@@ -14,6 +14,7 @@ from meshway.engine.embedded import hold_data_dir
 from meshway.engine.nats.engine import NatsEngine, open_nats_engine
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.link import Ask, Link
+from meshway.engine.nats.measures import Measures
 from meshway.engine.nats.queue_messages import HEADER
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.nats.streams import Layout
@@ -40,6 +41,7 @@ from meshway.engine.ports import (
 from meshway.engine.ports.outcomes import Undecided
 from meshway.kernel.clock import SystemClock
 from meshway.kernel.errors import Conflict, DataDirLocked, EngineUnavailable, PayloadTooLarge, StoreCorrupt
+from meshway.kernel.metrics import NullMetrics
 from support.copied_hub import BLOB, fill, now_ms, opened_directory
 from support.nats_process import NatsProcess, running_nats
 
@@ -66,7 +68,7 @@ async def directory(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def _hub(settings: NatsSettings) -> AsyncIterator[NatsEngine]:
-    engine = await open_nats_engine(settings, clock=SystemClock())
+    engine = await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())
     try:
         yield engine
     finally:
@@ -75,7 +77,7 @@ async def _hub(settings: NatsSettings) -> AsyncIterator[NatsEngine]:
 
 @asynccontextmanager
 async def _jetstream(settings: NatsSettings) -> AsyncIterator[JetStream]:
-    link = await Link.open(settings)
+    link = await Link.open(settings, Measures(NullMetrics()))
     try:
         yield JetStream(link, settings)
     finally:
@@ -313,7 +315,7 @@ async def test_hubs_wait_for_the_end_of_a_copy(directory: Path, settings: NatsSe
     with pytest.raises(StoreCorrupt, match="is damaged"):
         await _copy(directory, settings)
     with pytest.raises(EngineUnavailable, match="is not finished"):
-        await open_nats_engine(settings, clock=SystemClock())
+        await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())
     _write(directory / "blobs" / name[:2] / name, BLOB)
     assert not (await _copy(directory, settings)).differences
     async with _hub(settings):

@@ -15,9 +15,11 @@ from meshway.engine.embedded import EmbeddedEngine
 from meshway.engine.nats.engine import NatsEngine, open_nats_engine
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.link import Link
+from meshway.engine.nats.measures import Measures
 from meshway.engine.nats.settings import NatsSettings
 from meshway.engine.ports import FromSequence, KvPut, LogAppend, LogTrim, QueueAppend
 from meshway.kernel.clock import SystemClock
+from meshway.kernel.metrics import NullMetrics
 from support.copied_hub import opened_directory
 from support.nats_process import running_cluster, running_nats
 
@@ -53,7 +55,7 @@ async def _content(number: int) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def _jetstream(settings: NatsSettings) -> AsyncIterator[JetStream]:
-    link = await Link.open(settings)
+    link = await Link.open(settings, Measures(NullMetrics()))
     try:
         yield JetStream(link, settings)
     finally:
@@ -84,7 +86,7 @@ async def _ended(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]
 
 async def _check(settings: NatsSettings) -> None:
     """By the ports of a hub that starts there."""
-    engine: NatsEngine = await open_nats_engine(settings, clock=SystemClock())
+    engine: NatsEngine = await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())
     try:
         for number in range(_SUBJECTS):
             entries = await engine.log.read(f"task.{number}", FromSequence(1))
