@@ -54,8 +54,8 @@ class TaskTracks:
         self._heard: list[Callable[[Track, Sequence[TaskEvent]], None]] = []
         self._heard_elsewhere: list[Callable[[Track, Sequence[TaskEvent]], None]] = []
         self._hooks = TrackHooks(self._written, self._absorbed, self._broke)
-        # Tracks that somebody needs and that lack something.
-        self._behind: dict[Track, None] = {}
+        # Tracks that somebody needs and that lack something: up to this number at least.
+        self._behind: dict[Track, int] = {}
         # The last events of tasks that other hubs wrote to and this one does not follow: who follows one next, begins
         # there instead of reading. Behind the log by no more than the feed is.
         self._elsewhere: OrderedDict[str, LogEntry] = OrderedDict()
@@ -110,32 +110,32 @@ class TaskTracks:
         if entry.sequence <= track.last:
             return
         if not track.absorb(event_of_entry(entry)):
-            self._lacks_something(track)
+            self._lacks_something(track, entry.sequence)
 
     def _broke(self, track: Track) -> None:
         self._lacks_something(track)
 
-    def _lacks_something(self, track: Track) -> None:
+    def _lacks_something(self, track: Track, until: int = 0) -> None:
         if not self._hears:
             # Nobody else writes, and whoever asks for it next reads it.
             return
         if track.is_idle:
             track.outdate()
         else:
-            self._behind[track] = None
+            self._behind[track] = max(until, self._behind.get(track, 0))
             self._is_behind.set()
 
     async def _mend_all(self) -> None:
         while True:
             await self._is_behind.wait()
             self._is_behind.clear()
-            behind, self._behind = list(self._behind), {}
-            for track in behind:
+            behind, self._behind = self._behind, {}
+            for track, until in behind.items():
                 try:
-                    await self._mend(track)
+                    await self._mend(track, until)
                 except EngineError as error:
                     _log.warning("task_not_read_anew", extra={"task": track.task_id, "reason": error.detail})
-                    self._behind[track] = None
+                    self._behind[track] = max(until, self._behind.get(track, 0))
             if self._behind:
                 await asyncio.sleep(_REOPEN_S)
                 self._is_behind.set()
@@ -227,13 +227,16 @@ class TaskTracks:
         finally:
             track.unlisten(listener)
 
-    async def _mend(self, track: Track) -> None:
-        """Bring a track up to the end of its log; those who listen hear what they missed. Raises: EngineUnavailable."""
+    async def _mend(self, track: Track, until: int = 0) -> None:
+        """Bring a track up to the end of its log; those who listen hear what they missed. Raises: EngineUnavailable.
+
+        `until`: an event that is known to be there, though a replica that lags may not have it yet.
+        """
         await track.quiet()
         known = track.written
         last = await self._log.read(track.subject, FromLast(1), limit=1)
         # With the last event that is known: what was numbered behind it was not written.
-        pages = self._pages(track.subject, max(known, 1), last[0].sequence if last else 0)
+        pages = self._pages(track.subject, max(known, 1), max(until, last[0].sequence if last else 0))
         first = await anext(pages, None) or ()
         if track.is_broken:
             track.begin_after(event_of_entry(first[0]) if known and first else None)
