@@ -222,3 +222,57 @@ async def test_what_this_hub_wrote_since_is_not_forgotten_for_what_another_wrote
             assert (again.written, again.state) == (2, TaskState.COMPLETED)
             for duty in duties:
                 duty.cancel()
+
+
+class BlindLog:
+    """Its tail gives what the test puts there; its replica has heard of the first entries only until it catches up."""
+
+    def __init__(self, entries: Sequence[LogEntry], *, seen: int) -> None:
+        self.entries = list(entries)
+        self.seen = seen
+        self.told: asyncio.Queue[LogEntry] = asyncio.Queue()
+
+    async def read(self, subject: str, start: LogStart, *, limit: int) -> Sequence[LogEntry]:
+        known = self.entries[: self.seen]
+        if isinstance(start, FromLast):
+            return known[-1:]
+        # It catches up between two questions.
+        self.seen = len(self.entries)
+        return [entry for entry in known if entry.sequence >= start.sequence]  # type: ignore[union-attr]
+
+    @asynccontextmanager
+    async def tail(self, pattern: str, start: LogStart) -> AsyncIterator["BlindLog"]:
+        yield self
+
+    async def take(self, limit: int) -> Sequence[LogEntry]:
+        return [await self.told.get()]
+
+
+def entry_of(number: int) -> LogEntry:
+    return LogEntry(
+        subject="task.a.t",
+        sequence=number,
+        position=number,
+        message_id=f"other.{number}",
+        data=b"{}",
+        headers={"h": f"{TaskState.WORKING.short} 1 1 {number} i"},
+        timestamp_ms=number,
+    )
+
+
+async def test_who_follows_gets_an_event_that_was_heard_of_before_the_replica_that_is_read_had_it():
+    log = BlindLog([entry_of(number) for number in range(1, 6)], seen=3)
+    tracks = TaskTracks(log, EventWriter(log))  # type: ignore[arg-type]  # what tracks need of a log
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        hearing = group.create_task(tracks.run())
+        track = await tracks.open(AgentId("a"), TaskId("t"), context_id="c")
+        assert track.written == 3
+        log.seen = 3
+        with tracks.follow(track, after=3) as follower:
+            # The fourth was on its way while the track was read, so the fifth follows nothing that is known.
+            log.told.put_nowait(entry_of(5))
+            numbers: list[int] = []
+            while len(numbers) < 2:
+                numbers += [event.number for event in await follower.take()]
+        assert numbers == [4, 5]
+        hearing.cancel()
