@@ -141,6 +141,10 @@ class ReportTasks:
         self, agent_id: AgentId, delivery_id: str, items: Sequence[TaskReport], told: Told | None
     ) -> "_Begun":
         claim = await self._live_claim(agent_id, delivery_id, told)
+        if claim is not None and told is not None and items[0].source > claim.source + 1:
+            # What comes before it may have been taken by another hub, and not be heard of here yet.
+            await self._places.tasks.tracks.catch_up(claim.track)
+            claim = await self._live_claim(agent_id, delivery_id, told)
         if claim is None or (claim.is_ending and any(item.source > claim.source for item in items)):
             return _Begun(Reported(delivery_id, "stale"))
         track, state, refusal = claim.track, claim.track.state, None
