@@ -40,11 +40,15 @@ class CancelRunningTasks:
         # Agents whose work in the hands of this hub is to end; None: all.
         self._to_end: dict[AgentId | None, str] = {}
         self._work = asyncio.Event()
+        self._listens = False
 
     async def run(self) -> None:
         """End what other hubs say must end, for ever."""
-        self._places.directory.listen(self._heard_of_agent)
-        self._places.stops.listen(self._heard_of_stop)
+        if not self._listens:
+            # For life, also where this duty is begun again.
+            self._listens = True
+            self._places.directory.listen(self._heard_of_agent)
+            self._places.stops.listen(self._heard_of_stop)
         while True:
             await self._work.wait()
             self._work.clear()

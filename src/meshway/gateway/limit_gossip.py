@@ -53,7 +53,7 @@ class LimitGossip:
         self._hubs = hubs
         self._balancer = balancer
         self._ledger = ledger
-        hubs.on_lost(self._forget)
+        hubs.on_lost(balancer.forget_hub)
         balancer.share_with(lambda: 1 + len(hubs.others()))
         ledger.share()
 
@@ -105,6 +105,3 @@ class LimitGossip:
         if self._hubs.is_alive(limits.hub):
             # The last words of one that is gone would count for ever.
             self._balancer.heard_loads(limits.hub, limits.loads)
-
-    def _forget(self, hub_id: str) -> None:
-        self._balancer.forget_hub(hub_id)

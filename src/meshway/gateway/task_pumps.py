@@ -447,7 +447,7 @@ class TaskPumps:
         was_doubted, pump.is_doubted = pump.is_doubted, False
         return was_doubted or pump.taken_ms - before_ms >= self._marks.taken_after_ms
 
-    async def _reattach(self, pump: Pump, patience: "Patience") -> AgentStream | None:
+    async def _reattach(self, pump: Pump, patience: Patience) -> AgentStream | None:
         """A stream that goes on, None: the turn has ended. Raises: UpstreamUnreachable when patience has ended."""
         while True:
             reason = "it ended before the task did"
