@@ -229,6 +229,25 @@ async def test_a_connection_whose_key_was_revoked_is_closed(hub: ChannelHub) -> 
 # --- the end ---
 
 
+async def test_what_crosses_with_the_end_of_a_subscription_is_no_mistake(client: LinkClient) -> None:
+    """The client hears of the end after it has sent: it must not take this for a refusal."""
+    await client.subscribe("e", "events", "a", credit=1)
+    await client.send("unsubscribe", id="e")
+    await client.expect("unsubscribed", id="e")
+    refused = await client.subscribe("s", "streams", "a", reader="nobody")
+    assert refused["problem"]["code"] == "reader_not_found"
+    for id_ in ("e", "s"):
+        await client.send("credit", id=id_, messages=1)
+        await client.send("unsubscribe", id=id_)
+        await client.expect("unsubscribed", id=id_)
+    await client.silence()
+    assert client.kept == []
+    # The name is free again.
+    await client.subscribe("e", "events", "a", credit=1)
+    await client.publish("events", "a", 1)
+    assert len(await client.messages("e", 1)) == 1
+
+
 async def test_who_holds_nothing_is_let_go_as_soon_as_the_hub_drains(hub: ChannelHub, client: LinkClient) -> None:
     await client.subscribe("e", "events", "a", credit=10)
     await client.subscribe("w", "queues", "work", credit=10)
@@ -253,8 +272,8 @@ async def test_a_worker_may_settle_what_it_holds_while_the_hub_drains(hub: Chann
     assert (await client.ask("settle", queue="work", settlements=settlements[:1]))["outcomes"] == ["done"]
     assert (await client.ask("settle", queue="work", settlements=settlements[1:]))["outcomes"] == ["done"]
     assert await client.closed() == 1012
-    # The third was not taken on the way out.
-    assert not [frame for frame in client.kept if frame["type"] == "deliveries"]
+    # The third was not taken on the way out, and credit that met the drain on the way is no mistake.
+    assert not [frame for frame in client.kept if frame["type"] in ("deliveries", "error")]
 
 
 async def test_a_responder_may_answer_what_it_holds_while_the_hub_drains(hub: ChannelHub, client: LinkClient) -> None:

@@ -68,6 +68,8 @@ class LinkSession:
         )
         self._inline_bytes_max = places.services.settings.data_bytes_max
         self._subscriptions: dict[str, AnySubscription] = {}
+        # Those that were, oldest first: what a client sent before it knew of their end is no mistake of its own.
+        self._over: dict[str, None] = {}
         # Instances of agents: they go on reporting after their subscription has ended.
         self._servings: dict[str, Serving] = {}
         self._requests = 0
@@ -131,14 +133,28 @@ class LinkSession:
                 return
             subscription = self._subscriptions.get(frame.id)
             if subscription is None:
-                raise NotFound(f"There is no subscription {frame.id!r} on this connection.")
-            if isinstance(frame, frames.Credit):
+                self._change_of_none(frame)
+            elif isinstance(frame, frames.Credit):
                 subscription.grant(frame.messages)
             elif subscription.task is not None:
                 subscription.is_leaving = True
                 subscription.task.cancel()
         except MeshwayError as error:
+            if frame.id not in self._subscriptions:
+                self._is_over(frame.id)
             self._refuse(error, id_=frame.id)
+
+    def _change_of_none(self, frame: frames.Credit | frames.Unsubscribe) -> None:
+        """Its end and this frame crossed on the way, or the client made it up."""
+        if frame.id not in self._over:
+            raise NotFound(f"There is no subscription {frame.id!r} on this connection.")
+        if isinstance(frame, frames.Unsubscribe):
+            self._send(frames.Unsubscribed(id=frame.id))
+
+    def _is_over(self, id_: str) -> None:
+        self._over[id_] = None
+        if len(self._over) > SUBSCRIPTIONS_MAX:
+            del self._over[next(iter(self._over))]
 
     def _subscribe(self, frame: frames.Subscribe | frames.Serve) -> None:
         if self._is_draining:
@@ -156,6 +172,7 @@ class LinkSession:
         else:
             subscription = Subscription[frames.Subscribe](frame)
         self._subscriptions[frame.id] = subscription
+        self._over.pop(frame.id, None)
         subscription.task = self._tasks.create_task(self._pump(subscription))
         subscription.task.add_done_callback(partial(self._pump_ended, subscription))
 
@@ -172,6 +189,7 @@ class LinkSession:
 
     def _pump_ended(self, subscription: AnySubscription, task: "asyncio.Task[None]") -> None:
         del self._subscriptions[subscription.frame.id]
+        self._is_over(subscription.frame.id)
         if not subscription.has_begun:
             self._servings.pop(subscription.frame.id, None)
         if (subscription.has_begun or subscription.is_leaving) and not self._is_draining:
