@@ -17,7 +17,8 @@ from a2a.types import (
     TaskState,
 )
 
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
+from support.ports import free_port
 from support.pull_site import NOBODY_WAITS, last_state, sent, text_of_task, texts, until_state
 from support.raw_agent import answering, raw_agent, running_agent
 from support.sdk_agent import DIALECTS, SdkAgents

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
+from support.ports import free_port
 from support.raw_agent import RawRequest, Wire, message_answer, raw_agent, registered_agent
 from support.wire_client import V03, V10, Reply, open_stream, rpc, say, send_params
 

@@ -7,8 +7,9 @@ from contextlib import aclosing
 import pytest
 
 from meshway.client import MeshwayClient, StreamEvent
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
 from support.keeping_agent import KeepingAgent
+from support.ports import free_port
 from support.raw_agent import raw_agent, registered_agent, running_agent
 from support.task_children import child_agent, text_of
 from support.task_clients import FollowedTask, followed, seen_of, until

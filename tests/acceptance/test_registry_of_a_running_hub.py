@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.command import meshway_async
-from support.hub_process import HubProcess, free_port, running_hub
+from support.hub_process import HubProcess, running_hub
+from support.ports import free_port
 from support.raw_agent import raw_agent, registered_agent, running_agent
 from support.wire_client import JSON, V10, EventStream, Reply, open_stream, rpc, say, send_params
 

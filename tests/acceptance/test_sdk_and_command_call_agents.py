@@ -8,7 +8,8 @@ import pytest
 
 from meshway.client import BlockingClient, CallError, EventKind, HubError, HubUnreachable, MeshwayClient
 from support.command import meshway_async
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
+from support.ports import free_port
 from support.raw_agent import RawRequest, Wire, raw_agent, registered_agent, running_agent
 from support.sdk_agent import DIALECTS
 

@@ -11,8 +11,9 @@ import pytest
 from a2a.types import StreamResponse, SubscribeToTaskRequest
 
 from meshway.client import Agent, TaskContext
-from support.hub_process import HubProcess, free_port, running_hub
+from support.hub_process import HubProcess, running_hub
 from support.keeping_agent import KeepingAgent
+from support.ports import free_port
 from support.pull_site import serving, texts
 from support.raw_agent import RawRequest, Wire, raw_agent, registered_agent, task_answer
 from support.sdk_agent import DIALECTS

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from meshway.client import MeshwayClient
-from support.hub_process import HubProcess, free_port, running_hub
+from support.hub_process import HubProcess, running_hub
+from support.ports import free_port
 from support.sdk_client import stock_client
 from support.task_children import child_agent, text_of
 from support.task_clients import FollowedTask, StockFollower, until

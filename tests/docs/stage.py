@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,9 @@ import httpx
 import pytest
 from document import Block
 
-__all__ = ["BIN", "Beside", "Stage", "free_port", "is_beside", "matches", "poll", "wait_for"]
+from support.ports import free_port
+
+__all__ = ["BIN", "Beside", "Stage", "is_beside", "matches", "poll", "wait_for"]
 
 BIN = Path(sys.executable).parent
 _RUN = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
@@ -132,12 +133,6 @@ def _heed_ctrl_c() -> None:
 
 def is_beside(block: Block) -> bool:
     return block.code.startswith(_BESIDE)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def poll(condition: Callable[[], bool], *, failure: Callable[[], str], timeout_s: float = 15) -> None:

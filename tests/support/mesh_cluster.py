@@ -10,10 +10,11 @@ from pathlib import Path
 import nats
 from nats.js.api import StreamInfo
 
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
 from support.mesh_disk import SmallDisk, small_disk
 from support.mesh_wires import MeshWires, mesh_wires
 from support.nats_process import NatsProcess
+from support.ports import free_port
 
 __all__ = ["HUBS", "NODES", "STREAMS", "MeshCluster", "mesh_cluster"]
 

@@ -17,10 +17,11 @@ from support.crash_crew import Crew
 from support.crash_journal import Entry, Journal, read_journals
 from support.crash_reads import figures, left_in, letters_of, pages, reader_position, stream_items
 from support.crash_run import SETTINGS
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
 from support.mesh_checker import MeshVerdict, ServedAgain, judge_mesh, served_again
 from support.mesh_children import AGENTS, PROBE_QUEUE
 from support.mesh_cluster import HUBS, MeshCluster
+from support.ports import free_port
 from support.queue_checker import QueueRules
 from support.task_clients import seen_of
 

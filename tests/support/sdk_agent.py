@@ -24,7 +24,8 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from support.hub_process import free_port, select_pause
+from support.hub_process import select_pause
+from support.ports import free_port
 
 __all__ = ["DIALECTS", "SdkAgents", "running_sdk_agents"]
 

@@ -29,6 +29,7 @@ _log = structlog.get_logger()
 _READY_WITHIN_S = 20.0
 _STOP_WITHIN_S = 20.0
 _POLL_S = 0.02
+_PORTS = range(20_000, 32_000)
 # The hub's own limit on a body is 8 MiB; the server's default of 1 MiB would send every larger one through the blobs.
 _PAYLOAD_MAX = "8MB"
 _OF_OTHER_SERVERS = (
@@ -135,6 +136,17 @@ class LocalNats:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below what systems give to outgoing connections.
+
+    A hub that tries to reach a server which is not there would now and then connect to itself in that range, and the
+    server could not come back.
+    """
+    while True:
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port

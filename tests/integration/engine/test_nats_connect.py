@@ -23,10 +23,10 @@ from meshway.engine.ports import (
     QueueAppend,
 )
 from meshway.kernel.errors import EngineUnavailable
-from support.hub_process import free_port
 from support.nats_engine import as_operator, nats_engine, until_health
 from support.nats_identities import Identity, JwtServer
 from support.nats_process import NatsProcess, running_cluster, running_nats
+from support.ports import free_port
 
 # What no waiting mends is said at once, long before a start would give up.
 _AT_ONCE_S = 5.0

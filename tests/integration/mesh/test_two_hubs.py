@@ -11,9 +11,10 @@ import pytest
 from meshway.client import Agent, StreamEvent, TaskContext
 from meshway.client.errors import HubError
 from support.command import meshway
-from support.hub_process import HubProcess, free_port
+from support.hub_process import HubProcess
 from support.message_doors import RestDoor
 from support.polling_instance import PollingInstance, artifact, status
+from support.ports import free_port
 from support.pull_site import Site
 from support.raw_agent import RawAgent, RawRequest, Wire, message_answer, raw_agent, registered_agent, task_answer
 from support.task_children import child_agent, text_of
