@@ -14,7 +14,7 @@ from meshway.client.calls import stream_event
 from meshway.protocols.sse import SseParser
 from support.crash_children import READER, STREAM
 from support.crash_crew import Crew
-from support.crash_journal import Entry, Journal, read_journals
+from support.crash_journal import Entry, Journal, JournalReader
 from support.crash_reads import figures, left_in, letters_of, pages, reader_position, stream_items
 from support.crash_run import SETTINGS
 from support.hub_process import HubProcess
@@ -108,6 +108,7 @@ class MeshRound:
         self._bug = {"CRASH_BUG": "yes"} if has_bug else {}
         self._crew = Crew(self.folder)
         self._journal = Journal(self.folder / "run.journal")
+        self._reader = JournalReader(self.folder)
         self._spawned = 0
         self._struck_ns = 0
         self._survivors: Sequence[str] = ()
@@ -161,7 +162,7 @@ class MeshRound:
         return served_again(self.entries(), since_ns=self._struck_ns, hubs=self._survivors)
 
     def entries(self) -> list[Entry]:
-        return list(read_journals(self.folder))
+        return self._reader.entries()
 
     def _begin(self) -> None:
         hub = self._any_hub()

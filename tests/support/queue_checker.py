@@ -111,6 +111,8 @@ class QueueChecker:
         self._exact = exact
         self._is_mesh = is_mesh
         self._messages: dict[str, _Message] = {}
+        # Those with an ordering key.
+        self._by_key: dict[str, list[_Message]] = {}
         self._by_delivery: dict[str, str] = {}
         self._final: set[str] = set()
         self._deduped: dict[str, int] = {}
@@ -123,7 +125,8 @@ class QueueChecker:
         for posted in posts:
             self._turn += 1
             # A repetition of an id changes nothing.
-            self._messages.setdefault(posted.id, _Message(posted, "sent", self._turn))
+            if posted.id not in self._messages:
+                self._add(_Message(posted, "sent", self._turn))
 
     def posted(self, posted: Posted, *, duplicate: bool, now_ms: int) -> None:
         """The receipt of one message."""
@@ -214,8 +217,8 @@ class QueueChecker:
     def _check_key(self, message: _Message, now_ms: int) -> None:
         if not self.rules.ordered or message.posted.key is None:
             return
-        for other in self._messages.values():
-            if other.posted.key != message.posted.key or other.turn >= message.turn or other.state != "queued":
+        for other in self._by_key[message.posted.key]:
+            if other is not self._messages[other.posted.id] or other.turn >= message.turn or other.state != "queued":
                 continue
             is_ending = other.hold is not None and other.hold.is_ending
             if not (is_ending or other.is_uncertain or self._is_spent(other, now_ms) or other.expired(now_ms)):
@@ -404,7 +407,7 @@ class QueueChecker:
             message = self._messages[name]
             self._turn += 1
             fresh = Posted(message.posted.id, message.posted.priority, message.posted.key)
-            self._messages[name] = _Message(fresh, "queued", self._turn, now_ms, now_ms)
+            self._add(_Message(fresh, "queued", self._turn, now_ms, now_ms))
 
     def purged(self, count: int, *, now_ms: int) -> None:
         """All messages but the dead letters are gone; an `audit` came just before."""
@@ -456,6 +459,11 @@ class QueueChecker:
 
     # What is known
 
+    def _add(self, message: _Message) -> None:
+        self._messages[message.posted.id] = message
+        if message.posted.key is not None:
+            self._by_key.setdefault(message.posted.key, []).append(message)
+
     def _known(self, name: str) -> _Message:
         message = self._messages.get(name)
         if message is None:
@@ -474,10 +482,12 @@ class QueueChecker:
         return message.attempt >= self.rules.attempts_max and (hold is None or hold.until_ms <= now_ms)
 
     def _pass_time(self, now_ms: int) -> None:
-        """Leases that are over by now end."""
+        """Leases that are over by now end, where it is known when."""
+        if not self._exact:
+            return
         for message in self._messages.values():
             hold = message.hold
-            if hold is not None and not hold.is_ending and hold.until_ms <= now_ms and self._exact:
+            if hold is not None and not hold.is_ending and hold.until_ms <= now_ms:
                 message.history.append((hold.attempt, "expired", "the lease ran out"))
                 message.not_before_ms = message.due_by_ms = hold.until_ms
                 message.hold = None

@@ -161,7 +161,7 @@ async def test_a_user_that_may_not_use_jetstream_is_told_what_to_allow(tmp_path:
 
 
 async def test_the_permissions_that_are_asked_for_are_enough(tmp_path: Path) -> None:
-    allowed = 'publish: ["$JS.API.>", "$JS.ACK.>", "mw.>"], subscribe: ["mw.>", "_INBOX.>"]'
+    allowed = 'publish: ["$JS.API.>", "$JS.ACK.>", "mw.>"], subscribe: ["mw.>", "_INBOX.>", "$JS.EVENT.>"]'
     user = f"{{ user: hub, password: x, permissions: {{ {allowed} }} }}"
     with running_nats(tmp_path, options=f"authorization {{ users: [ {user} ] }}") as server:
         async with nats_engine(NatsSettings(servers=(server.url,), user="hub", password="x")) as engine:

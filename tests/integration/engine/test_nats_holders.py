@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -142,6 +142,69 @@ async def test_a_hub_that_is_gone_holds_nothing(tmp_path: Path) -> None:
             assert second.attempt == 2
 
 
+async def _forget_consumer(server: NatsProcess, engine: NatsEngine) -> None:
+    """It is made again when it is missed, and hands everything out as if for the first time."""
+    names = {engine.queue.subjects.consumer("q", lane) for lane in engine.queue.leasing._pullers["q"]._lanes}
+    client = await nats.connect(server.url)
+    for name in names:
+        await client.request(f"$JS.API.CONSUMER.DELETE.{engine.queue.subjects.stream}.{name}", timeout=5)
+    await client.close()
+
+
+async def test_what_a_server_hands_out_as_if_for_the_first_time_stays_with_its_holder(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            assert await _lease(two, wait_ms=100) == []
+            await _forget_consumer(server, two)
+            (second,) = await _lease(two)
+            assert _now_ms() >= first.lease_until_ms
+            # No hand-out is counted twice, and none is forgotten.
+            assert second.attempt == 2
+            assert list(await one.queue.settle([Ack(delivery_id=first.delivery_id)])) == [SettleOutcome.STALE]
+            assert list(await two.queue.settle([Ack(delivery_id=second.delivery_id)])) == [SettleOutcome.DONE]
+
+
+class _CutOff:
+    async def publish(self, subject: str, payload: bytes) -> None:
+        """Nobody hears it."""
+
+
+async def test_what_a_hub_may_hold_that_does_not_answer_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            assert await _lease(two, wait_ms=100) == []
+
+            answers = one.queue.holders._link
+            monkeypatch.setattr(one.queue.holders, "_link", _CutOff())
+            await _forget_consumer(server, two)
+            assert await _lease(two, wait_ms=1_000) == []
+            monkeypatch.setattr(one.queue.holders, "_link", answers)
+            assert await _lease(two, wait_ms=400) == []
+            assert list(await one.queue.settle([Ack(delivery_id=first.delivery_id)])) == [SettleOutcome.DONE]
+
+
+async def test_a_lane_is_doubted_after_another_server_was_elected_and_not_after_the_first(tmp_path: Path) -> None:
+    with running_cluster(tmp_path) as servers:
+        settings = NatsSettings(servers=tuple(server.url for server in servers))
+        async with nats_engine(settings) as engine:
+            await _append_all(engine, [QueueAppend(queue="q", message_id="m", data=b"")])
+            (lease,) = await _lease(engine)
+            assert list(await engine.queue.settle([Ack(delivery_id=lease.delivery_id)])) == [SettleOutcome.DONE]
+            (lane,) = engine.queue.leasing._pullers["q"]._lanes.values()
+            # The first election may still be told of.
+            await asyncio.sleep(1)
+            assert not lane.is_doubted
+            name = engine.queue.subjects.consumer("q", lane.name)
+            await engine._jetstream.api(f"CONSUMER.LEADER.STEPDOWN.{engine.queue.subjects.stream}.{name}")
+            async with asyncio.timeout(15):
+                while not lane.is_doubted:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+
 async def test_what_is_new_or_was_given_back_is_handed_out_without_a_question(tmp_path: Path) -> None:
     with running_nats(tmp_path) as server:
         async with _two_hubs(server) as (one, two):
@@ -191,7 +254,10 @@ async def _append_all(engine: NatsEngine, left: Sequence[QueueAppend]) -> None:
 
 # Elections take as long as they take.
 @pytest.mark.soak
-async def test_no_message_has_two_holders_when_the_leader_of_its_consumer_is_restarted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [NatsProcess.stop, NatsProcess.kill], ids=["stopped", "killed"])
+async def test_no_message_has_two_holders_when_the_leader_of_its_consumer_is(
+    tmp_path: Path, end: Callable[[NatsProcess], None]
+) -> None:
     with running_cluster(tmp_path) as servers:
         settings = NatsSettings(servers=tuple(server.url for server in servers), request_timeout_ms=10_000)
         async with nats_engine(settings) as one, nats_engine(settings) as two:
@@ -208,7 +274,7 @@ async def test_no_message_has_two_holders_when_the_leader_of_its_consumer_is_res
                     consumer = one.queue.subjects.consumer("q", lane)
                     info = await one._jetstream.api(f"CONSUMER.INFO.{one.queue.subjects.stream}.{consumer}")
                     leader = servers[int(info.cluster.leader.removeprefix("n")) - 1]
-                    await asyncio.to_thread(leader.stop)
+                    await asyncio.to_thread(end, leader)
                     await asyncio.sleep(1)
                     await asyncio.to_thread(leader.start)
                 assert [work.result() for work in works] == [0, 0]

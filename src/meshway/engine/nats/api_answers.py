@@ -1,6 +1,7 @@
 """What JetStream's API answers, as far as it is read here: one shape for all calls, each of which fills its part."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -74,6 +75,7 @@ class ApiAnswer(msgspec.Struct, frozen=True, kw_only=True):
     purged: int = 0
     # Of a consumer
     name: str = ""
+    created: datetime | None = None
     delivered: Delivered = Delivered()
     num_pending: int = 0
     num_ack_pending: int = 0

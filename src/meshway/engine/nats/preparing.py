@@ -115,5 +115,5 @@ def _advice_on_permissions(denied: str, settings: NatsSettings) -> str:
     api = "$JS.API.>" if settings.domain is None else f"$JS.{settings.domain}.API.>"
     return (
         f"This user may not use JetStream ({denied.removeprefix('nats: ')}): allow it to publish to "
-        f"{api}, $JS.ACK.> and {prefix}.>, and to subscribe to {prefix}.> and _INBOX.>."
+        f"{api}, $JS.ACK.> and {prefix}.>, and to subscribe to {prefix}.>, _INBOX.> and $JS.EVENT.>."
     )

@@ -13,7 +13,7 @@ from meshway.engine.nats.queue_books import QueueBooks
 from meshway.engine.nats.queue_consumers import Arrival
 from meshway.engine.nats.queue_dead import Burials
 from meshway.engine.nats.queue_deliveries import Delivery, DeliveryIds, Held
-from meshway.engine.nats.queue_holders import Holders
+from meshway.engine.nats.queue_holders import HeldElsewhere, Holders
 from meshway.engine.nats.queue_messages import Head, History, decode_head, was_handed_out
 from meshway.engine.nats.queue_records import QueueRecords
 from meshway.engine.nats.queue_subjects import hash_of
@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _AGE_PARTS_MAX = 8
 # And one that waited longer than this part may be in other hands already.
 _AGE_RENEWED_MAX = 2
+# When hubs are asked again that did not answer a question which has to have one.
+_ASKED_AGAIN_MS = 500
 _NO_HISTORY = History()
 
 
@@ -82,11 +84,14 @@ class Admission:
             history = histories.get(arrival.seq, History())
             held = self._held.get(queue_hash, arrival.seq)
             one = self._taken(queue, arrival, head, history, held)
-            until_ms = elsewhere.get(arrival.seq, 0)
+            holder = elsewhere.get(arrival.seq, HeldElsewhere())
             if held is not None and not held.is_settled:
-                until_ms = max(until_ms, held.until_ms)
-            if until_ms > now_ms:
-                early.append((one, until_ms))
+                holder = max(holder, HeldElsewhere(held.until_ms, held.attempt))
+            if holder.until_ms > now_ms:
+                if holder.attempt:
+                    # Counted so that the next attempt is the one after the holder's, whatever the server knows of that.
+                    one.history = History(arrival.delivered - holder.attempt - 1, history.attempts)
+                early.append((one, holder.until_ms))
             elif head.expires_at_ms is not None and head.expires_at_ms <= now_ms:
                 gone.append(arrival.seq)
             elif not await self._is_over(queue, one, held):
@@ -107,32 +112,42 @@ class Admission:
 
     async def _held_elsewhere(
         self, queue_hash: str, arrivals: Sequence[Arrival], histories: Mapping[int, History]
-    ) -> dict[int, int]:
-        """Until when others hold what was handed out before, where it is not known that this ended."""
+    ) -> dict[int, HeldElsewhere]:
+        """Until when others hold what was handed out before, where it is not known that this ended.
+
+        Where the server may not know that it was, what a hub holds that does not answer is waited for.
+        """
         doubtful = [
             arrival
             for arrival in arrivals
-            if arrival.delivered > 1 and not histories.get(arrival.seq, _NO_HISTORY).tells_all(arrival.delivered)
+            if arrival.lane.is_doubted
+            or (arrival.delivered > 1 and not histories.get(arrival.seq, _NO_HISTORY).tells_all(arrival.delivered))
         ]
         if not doubtful:
             return {}
         # A lease may have been extended at any hub.
         extensions = await self._records.extensions(queue_hash, [arrival.seq for arrival in doubtful])
-        until: dict[int, int] = {}
-        asked: list[tuple[int, int]] = []
+        found: dict[int, HeldElsewhere] = {}
+        asked: list[Arrival] = []
         for arrival in doubtful:
             history = histories.get(arrival.seq, _NO_HISTORY)
             attempt, until_ms = extensions.get(arrival.seq, (0, 0))
             if not history.attempts or history.attempts[-1].attempt < attempt:
-                until[arrival.seq] = until_ms
+                found[arrival.seq] = HeldElsewhere(until_ms, attempt)
             held = self._held.get(queue_hash, arrival.seq)
             # The last hand-out was to this hub: nobody knows better.
             if held is None or held.attempt + 1 < history.attempt_of(arrival.delivered):
-                asked.append((arrival.seq, arrival.delivered))
+                asked.append(arrival)
         if asked:
-            for seq, until_ms in (await self._holders.ask(queue_hash, asked)).items():
-                until[seq] = max(until_ms, until.get(seq, 0))
-        return until
+            seqs = [(arrival.seq, arrival.delivered) for arrival in asked]
+            elsewhere = await self._holders.ask(queue_hash, seqs)
+            again_ms = 0 if elsewhere.is_all else self._clock.now_ms() + _ASKED_AGAIN_MS
+            for arrival in asked:
+                known = [each.get(arrival.seq, HeldElsewhere()) for each in (found, elsewhere.held)]
+                if arrival.lane.is_doubted:
+                    known.append(HeldElsewhere(again_ms))
+                found[arrival.seq] = max(known)
+        return found
 
     async def _without_done(self, arrivals: list[Arrival]) -> list[Arrival]:
         """A server that lags behind the stream's leader hands out again what was settled a moment ago."""

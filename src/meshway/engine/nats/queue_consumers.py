@@ -14,6 +14,7 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from meshway.engine.nats.consumer_elections import Elections
 from meshway.engine.nats.failures import CONSUMER_NOT_FOUND, ApiError, Unanswered
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.queue_deliveries import consumer_of
@@ -42,6 +43,8 @@ _OVERLAPPING = frozenset({10099, 10100})
 _NOBODY = "503"
 # Ours: the connection that it was sent on broke.
 _LOST = "lost"
+# A leader that did not know of a hand-out may make it again at once, or when it has worked off what is before it.
+_DOUBTED_S = 10.0
 _CONSUMER_GONE = frozenset({_NOBODY, "409"})
 
 
@@ -70,6 +73,7 @@ class Inbox(NamedTuple):
 class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A message that came, and since when at the earliest the server counts its lease, of `lease_ms`."""
 
+    lane: "Lane"
     message: Msg
     leased_at_ms: int
     lease_ms: int
@@ -93,9 +97,19 @@ class Lane:
         # The lease time of its consumer, and whether there is one as far as known.
         self.lease_ms = 0
         self.is_made = False
+        # Until then (loop time) its server may have forgotten what it handed out.
+        self.doubted_until_s = 0.0
         self.parked: _Pull | None = None
         self.asking: _Pull | None = None
         self.last_sent_ms = 0
+
+    @property
+    def is_doubted(self) -> bool:
+        return _now_s() < self.doubted_until_s
+
+    def doubt(self) -> None:
+        """Another server leads its consumer now, or may do so: it may not know what the one before handed out last."""
+        self.doubted_until_s = _now_s() + _DOUBTED_S
 
 
 class Consumers:
@@ -109,12 +123,14 @@ class Consumers:
         self._asked = 0
         self._pulls: dict[str, _Pull] = {}
         self._lanes: dict[str, Lane] = {}
+        self._elections = Elections(subjects.stream)
 
     async def start(self) -> None:
         """Raises: EngineUnavailable."""
         link = self._jetstream.link
         self._inbox = link.new_inbox()
         await link.subscribe(f"{self._inbox}.*", self._heard)
+        await link.subscribe(self._elections.subject, self._on_election)
         link.listen(self._on_connection)
 
     def add(self, lane: Lane) -> None:
@@ -146,6 +162,7 @@ class Consumers:
             if pull.status != _NOBODY:
                 return
             lane.is_made = False
+            lane.doubt()
         raise Unanswered("nobody at NATS hands out the messages of this queue: its stream has no leader at this moment")
 
     async def take_parts(self, lanes: Sequence[Lane], count: int, *, lease_ms: int) -> None:
@@ -235,7 +252,7 @@ class Consumers:
         stream = self._subjects.stream
         verb, body = f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config}
         try:
-            await self._jetstream.api(verb, body, timeout_ms=_CHANGE_TIMEOUT_MS)
+            made = await self._jetstream.api(verb, body, timeout_ms=_CHANGE_TIMEOUT_MS)
         except ApiError as error:
             if error.code not in _OVERLAPPING:
                 raise
@@ -243,8 +260,11 @@ class Consumers:
             others = PLAIN_LANES if lane.name in ORDERED_LANES else ORDERED_LANES
             calls = [self._delete(lane.queue, other) for other in others]
             await self._jetstream.api_all(calls, timeout_ms=_CHANGE_TIMEOUT_MS)
-            await self._jetstream.api(verb, body, timeout_ms=_CHANGE_TIMEOUT_MS)
+            made = await self._jetstream.api(verb, body, timeout_ms=_CHANGE_TIMEOUT_MS)
         lane.lease_ms, lane.is_made = lease_ms, True
+        self._elections.made(name, made.created)
+        if self._elections.is_recent(name):
+            lane.doubt()
 
     async def _check_room(self, lane: Lane) -> None:
         """A consumer with too much handed out does not answer. Raises: ApiError, Unanswered: that is not why."""
@@ -290,7 +310,7 @@ class Consumers:
         tokens = message.reply.split(".")
         place = 4 if len(tokens) < 11 else 6
         delivered, seq = int(tokens[place]), int(tokens[place + 1])
-        lane.arrived(Arrival(message, sent_ms, lane.lease_ms, lane.rank, seq, delivered))
+        lane.arrived(Arrival(lane, message, sent_ms, lane.lease_ms, lane.rank, seq, delivered))
         if pulls:
             pulls[0].left -= 1
             if not pulls[0].left:
@@ -307,10 +327,26 @@ class Consumers:
             lane.parked = None
             if status in _CONSUMER_GONE:
                 lane.is_made = False
+                lane.doubt()
             lane.ended()
 
+    async def _on_election(self, message: Msg) -> None:
+        name = message.subject.rpartition(".")[2]
+        self._elections.elected(name, message.data)
+        lane = self._lanes.get(name)
+        # Before one is made here, it is not known whether this was its first; that is looked at then.
+        if lane is not None and lane.is_made and self._elections.is_recent(name):
+            lane.doubt()
+
     def _on_connection(self, is_connected: object) -> None:
-        """Pulls live as long as the connection that they were sent on."""
-        if not is_connected:
-            for pull in list(self._pulls.values()):
-                self._end(pull, _LOST)
+        """Pulls live as long as the connection that they were sent on; elections meanwhile were not heard of."""
+        if is_connected:
+            for lane in self._lanes.values():
+                lane.doubt()
+            return
+        for pull in list(self._pulls.values()):
+            self._end(pull, _LOST)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,6 +1,6 @@
 """Whether another hub holds a message that the server hands out again: asked before anybody works on it.
 
-    mw.held          every hub says every few seconds that it is there, and asks who holds messages
+    mw.held          every hub says every few seconds that it is there, and asks who is there and who holds messages
     mw.held.<hub>    what the hub is answered
 
 A server that became the leader of a consumer a moment ago may not know all leases, and one that was killed may have
@@ -27,14 +27,14 @@ from meshway.engine.nats.queue_deliveries import HeldMessages
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
 
-__all__ = ["Holders"]
+__all__ = ["Elsewhere", "HeldElsewhere", "Holders"]
 
 _ANSWERS_WITHIN_S = 0.15
 _HELLO_EVERY_S = 5.0
 # A hub that was not heard of for so long is gone.
 _FORGOTTEN_S = 12.0
-# Who was heard since we are connected for so long are all there are.
-_ALL_KNOWN_S = 6.0
+# Who has answered since we are connected for so long are all there are.
+_ALL_KNOWN_S = 2.0
 _ID_BYTES = 8
 # Longer than a message is on its way to a worker, and more than are so at once.
 _HEARD_MS = 60_000
@@ -43,7 +43,7 @@ _VERSION = 1
 
 
 class _Told(msgspec.Struct, frozen=True, array_like=True):
-    """From `hub` to all others. Without a number nothing is asked.
+    """From `hub` to all others. `number`: of a question about `seqs`; 0 where nothing is asked, or who is there.
 
     `seqs`: with how often each was delivered, as the one who asks was told.
     """
@@ -53,6 +53,7 @@ class _Told(msgspec.Struct, frozen=True, array_like=True):
     number: int = 0
     queue_hash: str = ""
     seqs: Sequence[tuple[int, int]] = ()
+    is_new: bool = False
 
 
 class _Heard(NamedTuple):
@@ -64,30 +65,44 @@ class _Heard(NamedTuple):
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
-    """`held`: sequences, and until when."""
+    """`held`: sequences, until when, and in which attempt."""
 
     version: int
     hub: str
     number: int
-    held: Sequence[tuple[int, int]]
+    held: Sequence[tuple[int, int, int]]
+
+
+class HeldElsewhere(NamedTuple):
+    """A lease of another hub. `attempt` is 0 where it is not known."""
+
+    until_ms: int = 0
+    attempt: int = 0
+
+
+class Elsewhere(NamedTuple):
+    """What other hubs hold, by sequence. `is_all`: every hub that is known has answered."""
+
+    held: dict[int, HeldElsewhere]
+    is_all: bool
 
 
 class _Question:
-    __slots__ = ("answered", "held", "missing")
+    __slots__ = ("_are_known", "answered", "held", "missing")
 
-    def __init__(self, missing: set[str] | None) -> None:
-        """`missing`: who has to answer; None: nobody knows."""
+    def __init__(self, missing: set[str], *, are_known: bool) -> None:
+        """`missing`: who has to answer, and whether these are all there are."""
         self.missing = missing
-        self.held: dict[int, int] = {}
+        self._are_known = are_known
+        self.held: dict[int, HeldElsewhere] = {}
         self.answered = asyncio.Event()
 
     def take(self, answer: _Answer) -> None:
-        for seq, until_ms in answer.held:
-            self.held[seq] = max(until_ms, self.held.get(seq, 0))
-        if self.missing is not None:
-            self.missing.discard(answer.hub)
-            if not self.missing:
-                self.answered.set()
+        for seq, until_ms, attempt in answer.held:
+            self.held[seq] = max(HeldElsewhere(until_ms, attempt), self.held.get(seq, HeldElsewhere()))
+        self.missing.discard(answer.hub)
+        if self._are_known and not self.missing:
+            self.answered.set()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -127,17 +142,14 @@ class Holders:
         heard = self._heard.get((queue_hash, seq))
         return heard is not None and heard.at_ms >= since_ms and (heard.delivered, heard.hub) > (delivered, self._hub)
 
-    async def ask(self, queue_hash: str, seqs: Sequence[tuple[int, int]]) -> dict[int, int]:
-        """Until when others hold them, as far as they do; each with how often it was delivered.
-
-        Raises: EngineUnavailable.
-        """
+    async def ask(self, queue_hash: str, seqs: Sequence[tuple[int, int]]) -> Elsewhere:
+        """Whether others hold them, each with how often it was delivered. Raises: EngineUnavailable."""
         now_s = _now_s()
         self._others = {hub: at for hub, at in self._others.items() if now_s - at < _FORGOTTEN_S}
         are_known = now_s >= self._all_known_at
         if are_known and not self._others:
-            return {}
-        question = _Question(set(self._others) if are_known else None)
+            return Elsewhere({}, is_all=True)
+        question = _Question(set(self._others), are_known=are_known)
         self._asked += 1
         number = self._asked
         self._open[number] = question
@@ -149,7 +161,7 @@ class Holders:
             pass
         finally:
             del self._open[number]
-        return question.held
+        return Elsewhere(question.held, is_all=not question.missing)
 
     async def _on_told(self, message: Msg) -> None:
         try:
@@ -160,15 +172,15 @@ class Holders:
         if told.hub == self._hub or told.version != _VERSION:
             return
         self._others[told.hub] = _now_s()
-        if not told.number:
+        if not told.number and not told.is_new:
             return
         now_ms = self._clock.now_ms()
-        held: list[tuple[int, int]] = []
+        held: list[tuple[int, int, int]] = []
         for seq, delivered in told.seqs:
             self._hear(told, seq, _Heard(delivered, told.hub, now_ms))
             one = self.held.get(told.queue_hash, seq)
             if one is not None and not one.is_settled and one.until_ms > now_ms:
-                held.append((seq, one.until_ms))
+                held.append((seq, one.until_ms, one.attempt))
         answer = _Answer(_VERSION, self._hub, told.number, held)
         with contextlib.suppress(EngineUnavailable):
             await self._link.publish(f"{self._subject}.{told.hub}", _encode(answer))
@@ -198,9 +210,10 @@ class Holders:
     async def _say_hello(self) -> None:
         """Now and then, and at once where the connection is new."""
         while True:
+            is_new = self._is_connected.is_set()
             self._is_connected.clear()
             with contextlib.suppress(EngineUnavailable):
-                await self._link.publish(self._subject, _encode(_Told(_VERSION, self._hub)))
+                await self._link.publish(self._subject, _encode(_Told(_VERSION, self._hub, is_new=is_new)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HELLO_EVERY_S):
                     await self._is_connected.wait()
