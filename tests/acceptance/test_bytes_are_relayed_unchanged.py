@@ -90,7 +90,8 @@ async def test_recorded_events_are_numbered_and_their_content_is_unchanged(hub: 
             while await stream.frame() is not None:
                 pass
     numbered = [b'id: %d\ndata: {"jsonrpc":"2.0","id":1,"result":%b}' % each for each in ((1, task), (2, done))]
-    assert stream.frames == numbered
+    # Comments may come between, where the machine is slow.
+    assert [frame for frame in stream.frames if not frame.startswith(b":")] == numbered
 
 
 async def test_chain_that_no_hub_wrote_is_refused(hub: HubProcess) -> None:

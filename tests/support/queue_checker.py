@@ -20,6 +20,8 @@ __all__ = ["Broken", "DeadSeen", "Delivered", "Posted", "QueueChecker", "QueueRu
 Action = Literal["ack", "retry", "dead_letter", "extend"]
 # The port keeps the last 16 hand-outs of a message, the hub's own take among them.
 _HISTORY_SURELY_KEPT = 15
+# What hubs that share an engine settle nothing in, before a lease ends: their clocks may differ by so much.
+_MARGIN_MS, _MARGIN_PARTS = 250, 5
 
 
 class Broken(AssertionError):
@@ -307,7 +309,8 @@ class QueueChecker:
         """`stale`: the hold is over, though nobody else had the message yet."""
         if hold is None:
             return
-        if action != "extend" and hold.until_ms > end_ms and not message.is_uncertain:
+        margin_ms = min(_MARGIN_MS, self.rules.lease_ms // _MARGIN_PARTS) if self._is_mesh else 0
+        if action != "extend" and hold.until_ms - margin_ms > end_ms and not message.is_uncertain:
             raise Broken(f"{message.posted.id}: {action} of a live delivery is stale")
         if action != "extend":
             hold.is_ending = False

@@ -29,6 +29,8 @@ _BODY_BYTES_MAX = 64 * 1024 * 1024
 _DOWNLOAD_BYTES_MAX = 1024 * 1024 * 1024
 # One event carries at most one artifact chunk or one agent with its card; the hub bounds bodies below this.
 _EVENT_BYTES_MAX = 64 * 1024 * 1024
+# What a hub says when it takes a call no more is shorter.
+_REFUSAL_BYTES_MAX = 16 * 1024
 
 Decoded = TypeVar("Decoded")
 
@@ -52,6 +54,27 @@ class _WireProblem(msgspec.Struct):
     errors: list[_WireFieldError] = []
     retry_after_ms: int | None = None
     receipts: list[_WireReceipt | None] = []
+
+
+class _WireReason(msgspec.Struct, frozen=True):
+    """google.rpc.ErrorInfo."""
+
+    reason: str = ""
+    domain: str = ""
+
+
+class _WireRpcError(msgspec.Struct):
+    data: list[_WireReason] = []
+
+
+class _WireRefusal(msgspec.Struct):
+    """An error of JSON-RPC as A2A has it."""
+
+    error: _WireRpcError
+
+
+# A hub that shuts down goes on serving everything but calls, and what it says so of, it has not begun.
+_DRAINING = _WireReason("DRAINING", "meshway")
 
 
 class HubConnection:
@@ -208,22 +231,56 @@ class HubConnection:
             await response.aclose()
 
     async def _send(self, request_to: Callable[[str], httpx.Request]) -> httpx.Response:
-        """From the first hub that takes the connection; one that has taken it is not asked again elsewhere."""
+        """From the first hub that takes the request; one that has taken it is not asked again elsewhere.
+
+        A hub that shuts down refuses calls. Where it is the only one known, others may stand behind its address.
+        """
         failure: httpx.TransportError | None = None
-        for _ in self._urls:
+        refused: httpx.Response | None = None
+        tries_left = len(self._urls)
+        while tries_left:
+            tries_left -= 1
             url = self.url
             try:
-                return await self._http.send(request_to(url), stream=True)
+                response = await self._http.send(request_to(url), stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 failure = error
                 self.advance(url)
+                continue
             except httpx.TransportError as error:
                 raise self._lost(error) from error
+            if not await self._is_draining(response):
+                return response
+            if refused is None and len(self._urls) == 1:
+                tries_left += 1
+            refused = response
+            self.advance(url)
+        if refused is not None:
+            return refused
         raise HubUnreachable(
             f"No hub answers at {', '.join(self._urls)} ({_reason(failure)}). "
             "Start one with `meshway up`, or set MESHWAY_URL.",
             url=self.url,
         ) from failure
+
+    async def _is_draining(self, response: httpx.Response) -> bool:
+        """Whether the hub refused a call because it shuts down; the answer can still be read.
+
+        Raises: ConnectionLost.
+        """
+        headers = response.headers
+        size = headers.get("content-length", "")
+        if headers.get("connection", "").lower() != "close" or not size.isdigit() or int(size) > _REFUSAL_BYTES_MAX:
+            return False
+        try:
+            content = await response.aread()
+        except httpx.TransportError as error:
+            raise self._lost(error) from error
+        try:
+            refusal = msgspec.json.decode(content, type=_WireRefusal)
+        except msgspec.MsgspecError:
+            return False
+        return any(each == _DRAINING for each in refusal.error.data)
 
     async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
         try:

@@ -95,6 +95,62 @@ async def test_ask_sends_one_text_part_as_a2a_1_0_with_a_fresh_message_id():
     assert message["messageId"] != second["params"]["message"]["messageId"]
 
 
+_DRAINING = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DRAINING", "domain": "meshway"}]
+
+
+def draining(**headers):
+    return rpc_error(-32603, "shutting down", _DRAINING, headers={"Connection": "close", **headers})
+
+
+@pytest.mark.parametrize("is_list", [True, False], ids=["another hub", "another one behind the same address"])
+async def test_a_call_that_a_hub_refuses_because_it_shuts_down_goes_to_another(is_list):
+    leaving, staying = FakeHub(), FakeHub()
+    leaving.answer = draining() if is_list else lambda _: draining() if len(leaving.requests) == 1 else staying.answer
+    async with (
+        serve_http(leaving) as first,
+        serve_http(staying) as second,
+        MeshwayClient(f"{first},{second}" if is_list else first) as client,
+    ):
+        assert (await client.ask("echo", "hi")).text == "hello"
+        assert (await client.ask("echo", "hi")).text == "hello"
+    assert (len(leaving.requests), len(staying.requests)) == ((1, 2) if is_list else (3, 0))
+    # It is the same message.
+    sent = [json.loads(each.body)["params"]["message"]["messageId"] for each in (*leaving.requests, *staying.requests)]
+    assert sent[0] == sent[1] != sent[2]
+
+
+async def test_where_every_hub_shuts_down_the_caller_is_told():
+    hubs = [FakeHub(), FakeHub()]
+    for hub in hubs:
+        hub.answer = draining()
+    async with (
+        serve_http(hubs[0]) as first,
+        serve_http(hubs[1]) as second,
+        MeshwayClient(f"{first},{second}") as client,
+    ):
+        with pytest.raises(CallError) as refused:
+            await client.ask("echo", "hi")
+    assert refused.value.code == "draining"
+    assert [len(hub.requests) for hub in hubs] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # Of an agent, not of a hub.
+        rpc_error(-32603, "no", [{"reason": "DRAINING", "domain": "agent.example"}], headers={"Connection": "close"}),
+        # The connection goes on: no hub that shuts down.
+        rpc_error(-32603, "no", _DRAINING),
+    ],
+)
+async def test_what_an_agent_may_have_done_is_not_repeated(answer):
+    async with fake_hub() as (hub, client):
+        hub.answer = answer
+        with pytest.raises(CallError):
+            await client.ask("echo", "hi")
+    assert len(hub.requests) == 1
+
+
 async def test_ask_reads_a_message():
     async with fake_hub() as (_, client):
         answer = await client.ask("echo", "hi")

@@ -16,7 +16,7 @@ from meshway.edges.http.exchange import Exchange, RequestHead
 from meshway.edges.http.headers import timeout_ms_of
 from meshway.gateway.ports import AgentCall, AgentReply, AgentStream, CoreReply, Credentials, TaskStream
 from meshway.kernel.deadline import Deadline
-from meshway.kernel.errors import AgentNotFound, DeadlineExceeded, Draining, MeshwayError
+from meshway.kernel.errors import AgentNotFound, DeadlineExceeded, Draining, MeshwayError, UpstreamBroken
 from meshway.kernel.ids import AgentId, ContextId, TaskId
 from meshway.kernel.operations import AgentOperation
 from meshway.kernel.principal import Principal
@@ -124,8 +124,12 @@ class A2AEdge:
             _refuse(exchange, error, *_dialect_and_id(request, head), head.agent)
         except asyncio.CancelledError:
             outcome = "cancelled"
-            drained = Draining("The hub is shutting down.", retry_after_ms=1_000)
-            _refuse(exchange, drained, *_dialect_and_id(request, head), head.agent)
+            cut: MeshwayError = Draining("The hub is shutting down.", retry_after_ms=1_000)
+            if not exchange.response_started:
+                # A call that began is none that was not taken: its client must not try again without a thought.
+                text = "The hub has shut down before the answer came; the agent may have acted."
+                cut = UpstreamBroken(text, may_have_acted=True, agent=head.agent)
+            _refuse(exchange, cut, *_dialect_and_id(request, head), head.agent)
             raise
         finally:
             self._meter.in_flight -= 1

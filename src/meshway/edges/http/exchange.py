@@ -90,6 +90,9 @@ class Exchange:
     def respond(self, status: int, content_type: bytes, body: bytes, headers: HeaderPairs = ()) -> None:
         """Send a whole answer. Does nothing when the client is gone."""
         self.response_started = True
+        if self._owner.drain_signal.is_given:
+            # Also for what ends before the connection has heard of it: clients know by this that they go on elsewhere.
+            self.keep_alive = False
         if not headers and self.keep_alive and (status == 200 or status == 202) and self.head.method == b"POST":
             # The usual answers of relay and channels, in one formatting.
             lines = self._owner.default_header_lines()
