@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.streams import Layout
+from meshway.engine.nats.wire import Incoming
 from meshway.engine.ports import BusMessage, BusSubscription, NoResponder, ReplyTimedOut, subject_token
 from meshway.engine.ports.checks import check_between, check_name, check_pattern
 from meshway.engine.ports.members import BUFFER_MAX, Member, Team, Teams
@@ -60,7 +60,7 @@ class NatsBus:
     async def start(self) -> None:
         """Raises: EngineUnavailable."""
         self._link.listen(self._on_link)
-        await self._link.subscribe(f"{self._subject_of(self._inbox)}.*", self._on_answer)
+        await self._link.hear(f"{self._subject_of(self._inbox)}.*", self._on_answer)
         await self._link.flush()
 
     async def close(self) -> None:
@@ -129,7 +129,7 @@ class NatsBus:
 
     # Hearing
 
-    def _received(self, message: Msg) -> BusMessage:
+    def _received(self, message: Incoming) -> BusMessage:
         return BusMessage(
             subject=self._name_of(message.subject) or message.subject,
             data=message.data,
@@ -137,27 +137,26 @@ class NatsBus:
             reply_to=self._name_of(message.reply) if message.reply else None,
         )
 
-    def _on_message(self, interest: "_Interest", message: Msg) -> None:
+    def _on_message(self, interest: "_Interest", message: Incoming) -> None:
         if not interest.members:
             return
         received = self._received(message)
         for member in interest.members:
             member.offer(received)
 
-    def _on_group_message(self, name: str, message: Msg) -> None:
+    def _on_group_message(self, name: str, message: Incoming) -> None:
         group = self._groups.get(name)
         if group is not None:
             group.offer(self._received(message))
 
-    async def _on_answer(self, message: Msg) -> None:
+    def _on_answer(self, message: Incoming) -> None:
         answer = self._answers.get(message.subject.rpartition(".")[2])
-        headers = message.headers or {}
         if answer is None:
             if message.reply and not self._closed:
                 # A request to an inbox: its sender must not wait in vain.
-                await self._link.publish(message.reply, headers={_NOBODY: "1"})
+                self._link.post(message.reply, headers={_NOBODY: "1"})
         elif not answer.done():
-            is_nobody = headers.get("Status") == _NO_RESPONDERS or _NOBODY in headers
+            is_nobody = message.headers.get("Status") == _NO_RESPONDERS or _NOBODY in message.headers
             answer.set_result(NoResponder() if is_nobody else self._received(message))
 
     def _on_link(self, is_connected: bool) -> None:  # noqa: FBT001  the signature of a listener

@@ -6,13 +6,13 @@ Its consumer lives in the memory of one server and is nobody else's; it acknowle
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from nats.aio.msg import Msg
-
 from meshway.engine.nats.failures import ApiError, Unanswered
 from meshway.engine.nats.jetstream import JetStream, Stored
+from meshway.engine.nats.wire import Incoming
 from meshway.kernel.errors import EngineUnavailable
 
 __all__ = ["StreamFeed"]
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 # What is lost while a connection breaks is noticed after two of them.
 _HEARTBEAT_S = 1.0
-_SILENCE_S = 2.5
+_SILENCE_S = 2.0
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 2.0
 # A cluster may place a consumer on a node that just died, and then does not answer; the next one is placed elsewhere.
 _MAKE_TIMEOUT_MS = 1_500
@@ -70,7 +70,8 @@ class StreamFeed:
         self._consumer = ""
         self._expected = 1
         self._broken = asyncio.Event()
-        self._last_heard_s = 0.0
+        # Nothing was heard since it was looked at last.
+        self._was_silent = False
 
     @property
     def position(self) -> int:
@@ -95,14 +96,14 @@ class StreamFeed:
 
     async def _follow(self) -> None:
         """One consumer, to its end."""
-        link, loop = self._jetstream.link, asyncio.get_running_loop()
+        link = self._jetstream.link
         inbox = link.new_inbox()
         self._expected = 1
         self._broken.clear()
         if self._begins is not None:
             self._is_replaying = True
             await self._begins()
-        subscription = await link.subscribe(inbox, self._on_message)
+        subscription = await link.hear(inbox, self._on_message)
         try:
             verb, body = f"CONSUMER.CREATE.{self._stream}", self._request(inbox)
             made = await self._jetstream.api(verb, body, timeout_ms=_MAKE_TIMEOUT_MS)
@@ -112,14 +113,15 @@ class StreamFeed:
                 self._ready.set()
             if not made.num_pending:
                 self._end_replay()
-            self._last_heard_s = loop.time()
+            self._was_silent = False
             while not self._broken.is_set():
                 try:
-                    async with asyncio.timeout(_HEARTBEAT_S):
+                    async with asyncio.timeout(_SILENCE_S):
                         await self._broken.wait()
                 except TimeoutError:
-                    if loop.time() - self._last_heard_s > _SILENCE_S:
+                    if self._was_silent:
                         return
+                    self._was_silent = True
         finally:
             await self._leave(subscription.unsubscribe)
 
@@ -158,32 +160,33 @@ class StreamFeed:
             },
         }
 
-    async def _on_message(self, message: Msg) -> None:
-        self._last_heard_s = asyncio.get_running_loop().time()
+    def _on_message(self, message: Incoming) -> None:
+        self._was_silent = False
         if self._broken.is_set():
             return
         if not message.reply or message.reply.startswith(_FLOW_CONTROL):
-            await self._on_status(message)
+            self._on_status(message)
             return
         # $JS.ACK.[domain.account.]stream.consumer.delivered.stream-seq.consumer-seq.time-ns.pending[.token]
         tokens = message.reply.split(".")
         place = 4 if len(tokens) < 11 else 6
-        seq, number, time_ns, pending = (int(token) for token in tokens[place + 1 : place + 5])
-        if number != self._expected:
+        seq = int(tokens[place + 1])
+        if int(tokens[place + 2]) != self._expected:
             self._broken.set()
             return
         self._expected += 1
         self.seen = seq
-        self._heard(Stored(message.subject, seq, time_ns // 1_000_000, message.headers or {}, message.data))
-        if not pending:
+        self._heard(Stored(message.subject, seq, int(tokens[place + 3]) // 1_000_000, message.headers, message.data))
+        if self._is_replaying and tokens[place + 4] == "0":
             self._end_replay()
 
-    async def _on_status(self, message: Msg) -> None:
+    def _on_status(self, message: Incoming) -> None:
         """A heartbeat, or the server asks whether what it sent has come: it sends on when it hears so."""
-        headers = message.headers or {}
+        headers = message.headers
         asked = message.reply or headers.get("Nats-Consumer-Stalled")
         if asked:
-            await self._jetstream.link.publish(asked, b"")
+            with contextlib.suppress(EngineUnavailable):
+                self._jetstream.link.post(asked)
         if message.reply:
             return
         last = headers.get("Nats-Last-Consumer")

@@ -9,13 +9,12 @@ import contextlib
 import logging
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import nats.errors
 from nats.aio.client import Srv
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from meshway.engine.nats.client import LACKS_PERMISSION, NatsClient
@@ -24,6 +23,7 @@ from meshway.engine.nats.failures import Unanswered
 from meshway.engine.nats.measures import Measures
 from meshway.engine.nats.refusals import refusal_of_connection
 from meshway.engine.nats.settings import NatsSettings
+from meshway.engine.nats.wire import Incoming
 from meshway.kernel.errors import EngineUnavailable
 
 __all__ = ["Answer", "Ask", "Link", "ServerInfo"]
@@ -34,8 +34,6 @@ _log = logging.getLogger(__name__)
 _RECONNECT_WAIT_S = 0.2
 _CONNECT_TIMEOUT_S = 2
 _PING_INTERVAL_S = 5
-# What the client library may have waiting for one subscription of ours: answers and feeds, which are taken at once.
-_PENDING_BYTES_MAX = 256 * 1024 * 1024
 _NO_RESPONDERS = "503"
 # What may wait to be written: more than this, and whoever sends waits until the server has taken it.
 _UNSENT_BYTES_MAX = 16 * 1024 * 1024
@@ -47,7 +45,7 @@ _AVOID_S = 30.0
 _WRITE, _QUESTION = "w", "q"
 _ERROR = b'"error":'
 
-Answer = Msg
+Answer = Incoming
 _LATE = Unanswered("NATS did not answer in time; it may have no leader at this moment")
 
 
@@ -81,7 +79,7 @@ class Link:
         self._inbox = ""
         self._asked = 0
         # By the last token of the reply subject.
-        self._waiting: dict[str, Callable[[Msg | Unanswered], None]] = {}
+        self._waiting: dict[str, Callable[[Answer | Unanswered], None]] = {}
         # When the calls that wait were begun, by their first token, the oldest first.
         self._begun: dict[str, float] = {}
         # Since when calls were in vain, as long as nothing was written since.
@@ -226,7 +224,7 @@ class Link:
         """Give every answer to `take` until it says that it was the last. Raises: Unanswered."""
         done: asyncio.Future[Unanswered | None] = asyncio.get_running_loop().create_future()
 
-        def heard(answer: Msg | Unanswered) -> None:
+        def heard(answer: Answer | Unanswered) -> None:
             if done.done():
                 return
             judged = _judged(answer)
@@ -259,47 +257,30 @@ class Link:
         """To whoever listens. Raises: EngineUnavailable."""
         await self._publish(Ask(subject, data, headers), reply="")
 
+    def post(self, subject: str, data: bytes = b"", *, headers: Mapping[str, str] | None = None) -> None:
+        """The same for little that is sent while something is heard: it is written soon. Raises: EngineUnavailable."""
+        if not self._client.is_connected:
+            raise EngineUnavailable(self.trouble)
+        self._client.post(subject, "", data, headers)
+
     async def publish_with_reply(
         self, subject: str, data: bytes, *, reply: str, headers: Mapping[str, str] | None = None
     ) -> None:
         """The same, with the subject that answers go to. Raises: EngineUnavailable."""
         await self._publish(Ask(subject, data, headers), reply=reply)
 
-    async def subscribe(
-        self,
-        subject: str,
-        heard: Callable[[Msg], Awaitable[None]],
-        *,
-        group: str = "",
-        pending_max: int = 0,
-    ) -> Subscription:
-        """`heard` is called for each message, one after the other. Raises: EngineUnavailable.
-
-        `pending_max`: messages that may wait for it, 0: as many as come; what does not fit is dropped by the library.
-        """
-        try:
-            return await self._client.subscribe(
-                subject,
-                queue=group,
-                cb=heard,
-                pending_msgs_limit=pending_max,
-                pending_bytes_limit=_PENDING_BYTES_MAX,
-            )
-        except nats.errors.Error as error:
-            raise EngineUnavailable(f"NATS cannot be listened to: {_text(error)}") from error
-
-    async def hear(self, subject: str, heard: Callable[[Msg], None], *, group: str = "") -> Subscription:
+    async def hear(self, subject: str, heard: Callable[[Incoming], None], *, group: str = "") -> Subscription:
         """`heard` is called as each message is read: in the order of arrival over all subjects that are heard so.
 
         It must not block. Costs no task. End it with `leave`. Raises: EngineUnavailable.
         """
         try:
-            return await self._client.subscribe(subject, queue=group, future=_EachMessage(heard))
+            return await self._client.hear(subject, heard, group=group)
         except nats.errors.Error as error:
             raise EngineUnavailable(f"NATS cannot be listened to: {_text(error)}") from error
 
     async def leave(self, subscription: Subscription) -> None:
-        """End what `hear` or `subscribe` began; what the server had sent before is heard until this returns."""
+        """End what `hear` began; what the server had sent before is heard until this returns."""
         try:
             if self._client.is_connected:
                 with _cancellable():
@@ -340,7 +321,7 @@ class Link:
         self._asked += 1
         return f"{kind}{self._asked}"
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Answer) -> None:
         token = message.subject.rpartition(".")[2]
         # Refusals need no majority, and what has no data is the word of a server or a consumer.
         if message.data and token[0] == _WRITE and _ERROR not in message.data:
@@ -395,7 +376,7 @@ class Link:
         # What a running hub meets may pass.
         self._client._error_cb = self._on_error
         self._inbox = self._client.new_inbox()
-        await self.subscribe(f"{self._inbox}.*", self._heard)
+        await self.hear(f"{self._inbox}.*", self._heard)
 
     def _tls(self) -> ssl.SSLContext | None:
         settings = self._settings
@@ -451,11 +432,11 @@ class _Answers:
     """Of many requests, as they come; the first one of each counts."""
 
     def __init__(self, count: int) -> None:
-        self.found: list[Msg | Unanswered | None] = [None] * count
+        self.found: list[Answer | Unanswered | None] = [None] * count
         self.left = count
         self._all: asyncio.Future[None] | None = None
 
-    def take(self, place: int, answer: Msg | Unanswered) -> None:
+    def take(self, place: int, answer: Answer | Unanswered) -> None:
         if self.found[place] is None:
             self.found[place] = answer
             self.left -= 1
@@ -482,27 +463,13 @@ def _cancellable() -> Iterator[None]:
         raise asyncio.CancelledError
 
 
-class _EachMessage(asyncio.Future[Msg]):
-    """What the library takes for the future of one answer, and sets for every message as it is read."""
-
-    def __init__(self, heard: Callable[[Msg], None]) -> None:
-        super().__init__()
-        self._each = heard
-
-    def set_result(self, message: Msg, /) -> None:
-        try:
-            self._each(message)
-        except Exception as error:  # noqa: BLE001  the boundary of one message: it must not end the reading of others
-            _log.error("nats_message_not_taken", extra={"subject": message.subject}, exc_info=error)
-
-
 def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _judged(answer: Msg | Unanswered) -> Msg | Unanswered:
+def _judged(answer: Answer | Unanswered) -> Answer | Unanswered:
     """A status of the server, in place of an answer, is none."""
-    if isinstance(answer, Unanswered) or answer.headers is None or answer.data:
+    if isinstance(answer, Unanswered) or answer.data:
         return answer
     if answer.headers.get("Status") == _NO_RESPONDERS:
         reason = "nobody at NATS answers for this: the stream has no leader at this moment, or was deleted"

@@ -48,6 +48,7 @@ EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 _NUMBER, _TOTAL, _ID, _HEADERS, _POSITION = "Mw-N", "Mw-B", "Mw-Id", "Mw-H", "Mw-P"
 _TIME, _ORIGIN = "Mw-T", "Mw-O"
 _MESSAGE_ID = "Nats-Msg-Id"
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 # Names and numbers of our headers and JetStream's.
 _HEADER_BYTES = 400
 
@@ -171,7 +172,7 @@ def entry_of(stored: Stored, prefix: str) -> LogEntry:
         position=position_of(stored),
         message_id=_id_of(headers[_ID]),
         data=stored.data,
-        headers=json.loads(kept) if kept else {},
+        headers=_decode_headers(kept) if kept else {},
         timestamp_ms=time_of(stored),
     )
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
-from nats.aio.msg import Msg
 
+from meshway.engine.nats.failures import Unanswered
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.link import Ask
 from meshway.engine.nats.queue_books import QueueBooks
@@ -207,7 +207,7 @@ class Admission:
             return fresh
         answers = await self._jetstream.link.ask_all([Ask(arrival.message.reply, b"+WPI") for arrival in old])
         for arrival, answer in zip(old, answers, strict=True):
-            if isinstance(answer, Msg):
+            if not isinstance(answer, Unanswered):
                 fresh.append(replace(arrival, leased_at_ms=now_ms))
         return sorted(fresh, key=lambda arrival: (arrival.rank, arrival.seq))
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from meshway.engine.nats.consumer_elections import Elections
@@ -19,6 +18,7 @@ from meshway.engine.nats.failures import CONSUMER_NOT_FOUND, ApiError, Unanswere
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.queue_deliveries import consumer_of
 from meshway.engine.nats.queue_subjects import KEYLESS, LANES, ORDERED_LANES, PLAIN_LANES, QueueSubjects
+from meshway.engine.nats.wire import Incoming
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
 
@@ -74,7 +74,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A message that came, and since when at the earliest the server counts its lease, of `lease_ms`."""
 
     lane: "Lane"
-    message: Msg
+    message: Incoming
     leased_at_ms: int
     lease_ms: int
     # In the order of hand-out: the place of its lane, its sequence, how often it was delivered.
@@ -129,8 +129,8 @@ class Consumers:
         """Raises: EngineUnavailable."""
         link = self._jetstream.link
         self._inbox = link.new_inbox()
-        await link.subscribe(f"{self._inbox}.*", self._heard)
-        await link.subscribe(self._elections.subject, self._on_election)
+        await link.hear(f"{self._inbox}.*", self._heard)
+        await link.hear(self._elections.subject, self._on_election)
         link.listen(self._on_connection)
 
     def add(self, lane: Lane) -> None:
@@ -199,7 +199,7 @@ class Consumers:
     async def open_inbox(self) -> Inbox:
         """For pulls that are parked: without it the server serves them no more. Raises: EngineUnavailable."""
         subject = self._jetstream.link.new_inbox()
-        return Inbox(subject, await self._jetstream.link.subscribe(f"{subject}.*", self._heard))
+        return Inbox(subject, await self._jetstream.link.hear(f"{subject}.*", self._heard))
 
     async def park(self, lane: Lane, inbox: Inbox, wait_ms: int) -> None:
         """Have one message arrive as soon as it is due, for so long. Raises: Unanswered."""
@@ -292,10 +292,10 @@ class Consumers:
             self._end(pull, "")
             raise Unanswered(error.detail, nothing_happened=True) from None
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Incoming) -> None:
         if not message.reply:
             pull = self._pulls.get(message.subject.rpartition(".")[2])
-            status = (message.headers or {}).get("Status", "")
+            status = message.headers.get("Status", "")
             if pull is not None and status != "100":
                 self._end(pull, status)
             return
@@ -303,7 +303,7 @@ class Consumers:
         if lane is None:
             # Its queue was removed meanwhile.
             with contextlib.suppress(EngineUnavailable):
-                await self._jetstream.link.publish(message.reply, b"-NAK")
+                self._jetstream.link.post(message.reply, b"-NAK")
             return
         pulls = [pull for pull in (lane.parked, lane.asking) if pull is not None]
         sent_ms = min((pull.sent_ms for pull in pulls), default=lane.last_sent_ms)
@@ -330,7 +330,7 @@ class Consumers:
                 lane.doubt()
             lane.ended()
 
-    async def _on_election(self, message: Msg) -> None:
+    def _on_election(self, message: Incoming) -> None:
         name = message.subject.rpartition(".")[2]
         self._elections.elected(name, message.data)
         lane = self._lanes.get(name)

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from nats.aio.msg import Msg
 
 from meshway.engine.nats.link import Link
 from meshway.engine.nats.owned_tasks import OwnedTasks
 from meshway.engine.nats.queue_deliveries import HeldMessages
+from meshway.engine.nats.wire import Incoming
 from meshway.kernel.clock import Clock
 from meshway.kernel.errors import EngineUnavailable
 
@@ -131,8 +131,8 @@ class Holders:
 
     async def start(self) -> None:
         """Raises: EngineUnavailable."""
-        await self._link.subscribe(self._subject, self._on_told)
-        await self._link.subscribe(f"{self._subject}.{self._hub}", self._on_answer)
+        await self._link.hear(self._subject, self._on_told)
+        await self._link.hear(f"{self._subject}.{self._hub}", self._on_answer)
         self._link.listen(self._on_connection)
         self._on_connection(True)
         self._tasks.start(self._say_hello(), name="meshway-nats-holders")
@@ -163,7 +163,7 @@ class Holders:
             del self._open[number]
         return Elsewhere(question.held, is_all=not question.missing)
 
-    async def _on_told(self, message: Msg) -> None:
+    def _on_told(self, message: Incoming) -> None:
         try:
             told = _decode_told(message.data)
         except msgspec.DecodeError:
@@ -183,7 +183,7 @@ class Holders:
                 held.append((seq, one.until_ms, one.attempt))
         answer = _Answer(_VERSION, self._hub, told.number, held)
         with contextlib.suppress(EngineUnavailable):
-            await self._link.publish(f"{self._subject}.{told.hub}", _encode(answer))
+            self._link.post(f"{self._subject}.{told.hub}", _encode(answer))
 
     def _hear(self, told: _Told, seq: int, heard: _Heard) -> None:
         key = told.queue_hash, seq
@@ -192,7 +192,7 @@ class Holders:
         while len(self._heard) > _HEARD_MAX:
             self._heard.popitem(last=False)
 
-    async def _on_answer(self, message: Msg) -> None:
+    def _on_answer(self, message: Incoming) -> None:
         try:
             answer = _decode_answer(message.data)
         except msgspec.DecodeError:

@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from meshway.engine.nats.failures import ApiError, Unanswered, error_of
@@ -23,6 +22,7 @@ from meshway.engine.nats.queue_books import QueueBooks
 from meshway.engine.nats.queue_consumers import Arrival, Consumers, Inbox, Lane
 from meshway.engine.nats.queue_limits import read_subjects
 from meshway.engine.nats.queue_subjects import LANES, ORDERED_LANES, PLAIN_LANES, QueueSubjects
+from meshway.engine.nats.wire import Incoming
 from meshway.engine.ports import Lease, Priority
 from meshway.kernel.errors import EngineUnavailable, MeshwayError
 
@@ -284,7 +284,7 @@ class _Puller:
         is_first = self._notices is None
         if is_first:
             link = jetstream.link
-            self._notices = await link.subscribe(subjects.notice(self.queue), self._on_notice)
+            self._notices = await link.hear(subjects.notice(self.queue), self._on_notice)
         if not self._lanes and not ordered:
             self._add_lane(str(int(Priority.NORMAL)))
         for subject in await read_subjects(jetstream, subjects.stream, subjects.messages(self.queue)):
@@ -302,7 +302,7 @@ class _Puller:
                 if (await jetstream.read(subjects.stream, body)).messages:
                     self._add_lane(name)
 
-    async def _on_notice(self, message: Msg) -> None:
+    def _on_notice(self, message: Incoming) -> None:
         name = message.data.decode(errors="replace")
         if name in LANES:
             self.notice(name)

@@ -7,8 +7,6 @@ is deleted, and only one deletion of it succeeds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nats.aio.msg import Msg
-
 from meshway.engine.nats.failures import Unanswered
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.link import Ask
@@ -109,7 +107,9 @@ class Settling:
     async def _extend(self, items: Sequence[_Item]) -> list[SettleOutcome]:
         now_ms = self._clock.now_ms()
         answers = await self._jetstream.link.ask_all([Ask(item.delivery.ack_subject, b"+WPI") for item in items])
-        extended = [item.delivery for item, answer in zip(items, answers, strict=True) if isinstance(answer, Msg)]
+        extended = [
+            item.delivery for item, answer in zip(items, answers, strict=True) if not isinstance(answer, Unanswered)
+        ]
         asks = [self._records.extension_ask(delivery, now_ms + delivery.lease_ms) for delivery in extended]
         try:
             await self._records.write(asks)
@@ -119,7 +119,7 @@ class Settling:
             held = self._held.get(delivery.queue_hash, delivery.seq)
             if held is not None and held.attempt == delivery.attempt:
                 held.until_ms = max(held.until_ms, now_ms + delivery.lease_ms)
-        return [_DONE if isinstance(answer, Msg) else _UNDECIDED for answer in answers]
+        return [_DONE if not isinstance(answer, Unanswered) else _UNDECIDED for answer in answers]
 
     async def _acknowledge(self, items: Sequence[_Item]) -> list[SettleOutcome]:
         outcomes = await self._burials.delete([item.delivery.seq for item in items])
