@@ -233,8 +233,9 @@ def _cpu_s(hubs: Sequence[Hub]) -> float:
 def _compare(
     call: Call, meshes: Sequence[Mesh], *, in_turn: Mapping[str, list[Round]], together: Mapping[str, list[Round]]
 ) -> list[Row]:
-    hub_us = {name: statistics.median(each.hub_us for each in rounds) for name, rounds in in_turn.items()}
-    one_us, embedded_us = hub_us[_name_of(1)], hub_us["embedded"]
+    hub_us = _median_us(in_turn)
+    all_us = _median_us(together)
+    one_us, embedded_us, one_all_us = hub_us[_name_of(1)], hub_us["embedded"], all_us[_name_of(1)]
     rows: list[Row] = []
     for mesh in meshes:
         rounds, all_asked = in_turn[mesh.name], together[mesh.name]
@@ -250,6 +251,8 @@ def _compare(
                 "spread %": _spread(rounds),
                 "at the others": statistics.median(each.others_us for each in rounds) if len(mesh.hubs) > 1 else None,
                 "x one hub": hub_us[mesh.name] / one_us if is_mesh and one_us else None,
+                "hub cpu us/call, all asked": all_us[mesh.name],
+                "x one hub, all asked": all_us[mesh.name] / one_all_us if is_mesh and one_all_us else None,
                 "x embedded": hub_us[mesh.name] / embedded_us if is_mesh and embedded_us else None,
                 "NATS cpu us": statistics.median(each.nats_us for each in rounds) if is_mesh else None,
                 "NATS in": statistics.median(each.nats_in for each in rounds) if is_mesh else None,
@@ -259,6 +262,10 @@ def _compare(
             }
         )
     return rows
+
+
+def _median_us(rounds: Mapping[str, list[Round]]) -> dict[str, float]:
+    return {name: statistics.median(each.hub_us for each in of_mesh) for name, of_mesh in rounds.items()}
 
 
 def _spread(rounds: Sequence[Round]) -> float | None:

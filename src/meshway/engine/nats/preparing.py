@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 
-from meshway.engine.nats.failures import ApiError, Unanswered
+from meshway.engine.nats.failures import ApiError, Unanswered, error_of
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.refusals import FINAL_CODES, FORMING_CODES, NO_CLUSTER, refusal_of_streams
 from meshway.engine.nats.settings import NatsSettings
@@ -26,6 +26,8 @@ _RETRY_S = 0.25
 _ANSWER_TIMEOUT_MS = 2_000
 # A server answers for its JetStream at once; one that reaches it by other servers may have to find them first.
 _FIND_WITHIN_S = 5.0
+# Nothing is ever stored there.
+_NO_SUBJECT = "mw-nothing"
 # "No leader at this moment."
 _UNAVAILABLE = 503
 
@@ -41,8 +43,9 @@ async def prepare_jetstream(jetstream: JetStream, layout: Layout, settings: Nats
     while True:
         try:
             await jetstream.api("INFO", timeout_ms=_ANSWER_TIMEOUT_MS)
-            await _ensure_all(jetstream, layout.configs(settings, replicas).values(), clock.now_ms())
-            return replicas
+            configs = layout.configs(settings, replicas)
+            await _ensure_all(jetstream, configs.values(), clock.now_ms())
+            break
         except Unanswered as failure:
             denied = jetstream.link.denied
             if denied:
@@ -64,6 +67,21 @@ async def prepare_jetstream(jetstream: JetStream, layout: Layout, settings: Nats
             reason = refusal.detail
             jetstream.link.suspect()
         await waiting.pause(reason)
+    for name in configs:
+        await _until_read(jetstream, name, waiting)
+    return replicas
+
+
+async def _until_read(jetstream: JetStream, stream: str, waiting: "_Waiting") -> None:
+    """Copies of a stream that was just made serve nobody for a while. Raises: EngineUnavailable when it lasts."""
+    while True:
+        try:
+            await jetstream.read(stream, {"next_by_subj": _NO_SUBJECT, "seq": 1, "batch": 1})
+        except (ApiError, Unanswered) as failure:
+            reason = error_of(failure).detail
+        else:
+            return
+        await waiting.pause(f"Stream {stream} is not served yet: {reason}")
 
 
 async def _ensure_all(jetstream: JetStream, configs: Iterable[Mapping[str, object]], now_ms: int) -> None:
