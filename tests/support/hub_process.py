@@ -37,11 +37,15 @@ def engine_environment(data: Path) -> dict[str, str]:
 
 
 class HubProcess:
-    """`meshway up` on a free port and a data directory; start, kill and start again keep both."""
+    """`meshway up` on a free port and a data directory; start, kill and start again keep both.
+
+    `program`: what is started next, the `meshway` of this environment unless it is set.
+    """
 
     def __init__(
         self, data: Path, *, flags: Sequence[str] = (), config: str | None = None, env: Mapping[str, str] | None = None
     ) -> None:
+        self.program = Path(sys.executable).parent / "meshway"
         self.data = data
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -68,8 +72,7 @@ class HubProcess:
         return self._process is not None and self._process.poll() is None
 
     def spawn(self) -> "subprocess.Popen[bytes]":
-        meshway = Path(sys.executable).parent / "meshway"
-        command = [str(meshway), "up", "--port", str(self.port), "--data", str(self.data)]
+        command = [str(self.program), "up", "--port", str(self.port), "--data", str(self.data)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command + self._flags, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._env

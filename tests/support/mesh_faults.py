@@ -1,13 +1,18 @@
 """What is done to a mesh under load. Each strikes, says whose service is to go on, and makes it good again."""
 
+import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from support.mesh_cluster import HUBS, NODES
 from support.mesh_run import MeshRound
 
 __all__ = ["FAULTS", "MeshFault"]
+
+# Where the `meshway` of the version before is; without it there is one version, and that fault is not among them.
+FORMER_PROGRAM = "MESHWAY_TEST_FORMER"
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,23 @@ def restart_hubs_in_turn(round_: MeshRound) -> None:
         round_.wait(round_.load_s / 6)
 
 
+def upgrade_hubs_in_turn(round_: MeshRound) -> None:
+    """To the version before, and back: each of two hubs is the older one, beside one that is new all the time."""
+    hubs = list(round_.cluster.hubs.values())[:2]
+    present = hubs[0].program
+    round_.struck([])
+    try:
+        for program in (Path(os.environ[FORMER_PROGRAM]), present):
+            for hub in hubs:
+                hub.stop(within_s=40)
+                hub.program = program
+                hub.start()
+                round_.wait(round_.load_s / 6)
+    finally:
+        for hub in hubs:
+            hub.program = present
+
+
 FAULTS: Mapping[str, MeshFault] = {
     "no fault": MeshFault(nothing, again_within_s=2, calls_may_fail=False),
     "kill -9 of a hub": MeshFault(kill_a_hub, again_within_s=5),
@@ -147,3 +169,5 @@ FAULTS: Mapping[str, MeshFault] = {
     "NATS nodes restarted in turn": MeshFault(restart_nodes_in_turn, again_within_s=10),
     "hubs restarted in turn": MeshFault(restart_hubs_in_turn, calls_may_fail=False),
 }
+if FORMER_PROGRAM in os.environ:
+    FAULTS = {**FAULTS, "hubs of two versions": MeshFault(upgrade_hubs_in_turn, calls_may_fail=False)}

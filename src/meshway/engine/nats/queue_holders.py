@@ -65,12 +65,13 @@ class _Heard(NamedTuple):
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
-    """`held`: sequences, until when, and in which attempt."""
+    """`held`: sequences, and until when; `attempts` of the same, in their order."""
 
     version: int
     hub: str
     number: int
-    held: Sequence[tuple[int, int, int]]
+    held: Sequence[tuple[int, int]]
+    attempts: Sequence[int] = ()
 
 
 class HeldElsewhere(NamedTuple):
@@ -98,7 +99,9 @@ class _Question:
         self.answered = asyncio.Event()
 
     def take(self, answer: _Answer) -> None:
-        for seq, until_ms, attempt in answer.held:
+        # A hub of the version before names none.
+        attempts = answer.attempts or [0] * len(answer.held)
+        for (seq, until_ms), attempt in zip(answer.held, attempts, strict=False):
             self.held[seq] = max(HeldElsewhere(until_ms, attempt), self.held.get(seq, HeldElsewhere()))
         self.missing.discard(answer.hub)
         if self._are_known and not self.missing:
@@ -175,13 +178,15 @@ class Holders:
         if not told.number and not told.is_new:
             return
         now_ms = self._clock.now_ms()
-        held: list[tuple[int, int, int]] = []
+        held: list[tuple[int, int]] = []
+        attempts: list[int] = []
         for seq, delivered in told.seqs:
             self._hear(told, seq, _Heard(delivered, told.hub, now_ms))
             one = self.held.get(told.queue_hash, seq)
             if one is not None and not one.is_settled and one.until_ms > now_ms:
-                held.append((seq, one.until_ms, one.attempt))
-        answer = _Answer(_VERSION, self._hub, told.number, held)
+                held.append((seq, one.until_ms))
+                attempts.append(one.attempt)
+        answer = _Answer(_VERSION, self._hub, told.number, held, attempts)
         with contextlib.suppress(EngineUnavailable):
             self._link.post(f"{self._subject}.{told.hub}", _encode(answer))
 
