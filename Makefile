@@ -27,7 +27,7 @@ run: $(READY) ## Start the hub on 127.0.0.1:7070 with demo agents
 JOBS ?= 2
 
 test: $(READY) ## Run everything that proves the product works
-	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Format, lint, types, walls and house rules, in under a minute
 	$(BIN)/ruff format --check .

@@ -24,7 +24,6 @@ async def _read(engine: Engine, sha256: str) -> bytes | None:
     return b"".join(received)
 
 
-@pytest.mark.replicas
 @pytest.mark.parametrize("chunks", [(), (b"",), (b"abc", b"", b"def"), (b"x" * 700_000, b"y" * 1_300_001)])
 async def test_a_blob_is_named_by_its_content_and_comes_back_whole(engine: Engine, chunks: tuple[bytes, ...]) -> None:
     content = b"".join(chunks)
@@ -39,7 +38,6 @@ async def test_what_is_not_there_is_none_and_deleting_it_is_no_error(engine: Eng
     await engine.blobs.delete(["0" * 64])
 
 
-@pytest.mark.replicas
 async def test_a_deleted_blob_is_gone_and_can_be_stored_again(engine: Engine) -> None:
     ref = await engine.blobs.put(_chunks(b"content"))
     await engine.blobs.delete([ref.sha256])
@@ -95,7 +93,6 @@ async def test_the_longer_time_to_live_of_two_stores_holds(engine: Engine, wait_
         assert await _read(engine, hashlib.sha256(content).hexdigest()) == content
 
 
-@pytest.mark.replicas
 async def test_concurrent_stores_and_deletes_of_one_content_end_consistent(engine: Engine) -> None:
     sha256 = hashlib.sha256(b"contested").hexdigest()
     async with asyncio.TaskGroup() as group:

@@ -52,7 +52,6 @@ async def test_a_pattern_hears_what_it_matches_and_nothing_else(engine: Engine, 
             await asyncio.wait([rest])
 
 
-@pytest.mark.replicas
 async def test_messages_keep_their_order_their_headers_and_reply_subject(engine: Engine) -> None:
     async with engine.bus.subscribe("s.*") as subscription:
         sent = [
@@ -70,14 +69,12 @@ async def test_publishing_to_nobody_is_fine_and_nothing_is_kept(engine: Engine) 
         assert _data(await _take(subscription, 1)) == [b"heard"]
 
 
-@pytest.mark.replicas
 async def test_every_subscriber_hears_every_message(engine: Engine) -> None:
     async with engine.bus.subscribe("s.a") as first, engine.bus.subscribe("s.>") as second:
         await _publish(engine, "s.a", b"1", b"2")
         assert _data(await _take(first, 2)) == _data(await _take(second, 2)) == [b"1", b"2"]
 
 
-@pytest.mark.replicas
 async def test_of_each_group_exactly_one_member_hears_a_message(engine: Engine) -> None:
     heard: dict[str, list[bytes]] = {"a1": [], "a2": [], "a3": [], "b1": [], "alone": []}
 
@@ -122,7 +119,6 @@ async def test_a_slow_subscriber_is_told_how_many_it_missed_and_where(engine: En
         assert _data(await _take(slow, 1)) == [b"again"]
 
 
-@pytest.mark.replicas
 async def test_a_request_is_answered_by_whoever_listens(engine: Engine) -> None:
     async with engine.bus.subscribe("ask.*", group="servers") as server:
 
@@ -158,7 +154,6 @@ async def test_many_requests_at_once_get_their_own_answers(engine: Engine) -> No
     assert [answer.data for answer in answers if isinstance(answer, BusMessage)] == [b"%d" % n for n in range(50)]
 
 
-@pytest.mark.replicas
 async def test_a_request_that_nobody_hears_is_known_at_once(engine: Engine) -> None:
     async with asyncio.timeout(2):
         answer = await engine.bus.request(BusMessage(subject="ask.me", data=b""), timeout_ms=60_000)

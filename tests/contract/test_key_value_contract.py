@@ -38,7 +38,6 @@ async def test_a_value_that_was_put_is_read_back_with_its_revision(engine: Engin
     assert await engine.key_value.get(["a.b", "a.c"]) == [KvEntry(key="a.b", value=b"one", revision=revision), None]
 
 
-@pytest.mark.replicas
 @pytest.mark.parametrize("durability", list(Durability))
 async def test_reads_see_their_own_answered_writes_whatever_the_durability(
     engine: Engine, durability: Durability
@@ -52,14 +51,12 @@ async def test_reads_see_their_own_answered_writes_whatever_the_durability(
         assert [found.value for found in page.entries] == [b"%d" % number]
 
 
-@pytest.mark.replicas
 async def test_create_writes_only_what_is_absent_and_shows_what_is_there(engine: Engine) -> None:
     revision = await _put(engine, "k", b"first")
     (outcome,) = await engine.key_value.write([KvCreate(key="k", value=b"second")])
     assert outcome == KvConflict(current=KvEntry(key="k", value=b"first", revision=revision))
 
 
-@pytest.mark.replicas
 async def test_update_writes_only_at_the_revision_it_names(engine: Engine) -> None:
     first = await _put(engine, "k", b"1")
     (second,) = await engine.key_value.write([KvUpdate(key="k", value=b"2", revision=first)])
@@ -73,7 +70,6 @@ async def test_update_of_an_absent_key_is_a_conflict_with_nothing(engine: Engine
     assert await engine.key_value.write([KvUpdate(key="k", value=b"1", revision=7)]) == [KvConflict(current=None)]
 
 
-@pytest.mark.replicas
 async def test_delete_obeys_its_revision_and_is_no_error_for_what_is_gone(engine: Engine) -> None:
     revision = await _put(engine, "k")
     (refused,) = await engine.key_value.write([KvDelete(key="k", revision=revision + 1)])
@@ -93,7 +89,6 @@ async def test_revisions_of_a_key_rise_even_over_a_delete(engine: Engine) -> Non
     assert revisions == sorted(set(revisions))
 
 
-@pytest.mark.replicas
 async def test_each_write_of_a_batch_stands_alone_and_writes_to_one_key_happen_in_order(engine: Engine) -> None:
     outcomes = await engine.key_value.write(
         [
@@ -109,7 +104,6 @@ async def test_each_write_of_a_batch_stands_alone_and_writes_to_one_key_happen_i
     assert [entry.value for entry in found if entry is not None] == [b"2", b"x"]
 
 
-@pytest.mark.replicas
 async def test_of_many_concurrent_creates_exactly_one_wins(engine: Engine) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -122,7 +116,6 @@ async def test_of_many_concurrent_creates_exactly_one_wins(engine: Engine) -> No
     assert all(outcome.current == entry for outcome in outcomes if isinstance(outcome, KvConflict))
 
 
-@pytest.mark.replicas
 async def test_concurrent_compare_and_set_loses_no_increment(engine: Engine) -> None:
     await _put(engine, "count", b"0")
 
@@ -143,7 +136,6 @@ async def test_concurrent_compare_and_set_loses_no_increment(engine: Engine) -> 
     assert entry.value == b"20"
 
 
-@pytest.mark.replicas
 async def test_a_key_lives_its_time_at_least_and_is_then_absent_everywhere(engine: Engine, wait_until) -> None:
     await _put(engine, "short.a", ttl_ms=50)
     await _put(engine, "short.b")
@@ -179,7 +171,6 @@ async def test_a_prefix_means_whole_tokens(engine: Engine) -> None:
     assert len(everything) == 8
 
 
-@pytest.mark.replicas
 async def test_pages_join_to_the_whole_in_order_of_keys(engine: Engine) -> None:
     keys = sorted(f"p.{number:03}" for number in range(25))
     await engine.key_value.write([KvPut(key=key, value=b"v") for key in keys])
@@ -219,7 +210,6 @@ async def test_empty_values_and_empty_batches_are_fine(engine: Engine) -> None:
     assert list(await engine.key_value.get([])) == []
 
 
-@pytest.mark.replicas
 async def test_a_watch_gives_what_is_there_then_caught_up_then_each_change(engine: Engine) -> None:
     first = await _put(engine, "w.a", b"1")
     await _put(engine, "x.a", b"not watched")
@@ -235,7 +225,6 @@ async def test_a_watch_gives_what_is_there_then_caught_up_then_each_change(engin
         assert gone.revision > second
 
 
-@pytest.mark.replicas
 async def test_a_watch_misses_nothing_that_happens_after_it_was_entered(engine: Engine) -> None:
     async with engine.key_value.watch("w") as events:
         await asyncio.gather(*(_put(engine, f"w.{number}", b"%d" % number) for number in range(50)))
@@ -249,7 +238,6 @@ async def test_a_watch_misses_nothing_that_happens_after_it_was_entered(engine: 
         assert seen == {f"w.{number}": b"%d" % number for number in range(50)}
 
 
-@pytest.mark.replicas
 async def test_a_watch_ends_at_the_newest_value_of_each_key_under_concurrent_writers(engine: Engine) -> None:
     async def write(key: str) -> None:
         for number in range(30):
@@ -268,7 +256,6 @@ async def test_a_watch_ends_at_the_newest_value_of_each_key_under_concurrent_wri
                     break
 
 
-@pytest.mark.replicas
 async def test_a_watch_tells_expiry_within_two_seconds_of_its_time(engine: Engine) -> None:
     async with engine.key_value.watch("w") as events:
         assert await _next(events) == KvCaughtUp()
@@ -295,7 +282,6 @@ async def test_an_update_at_the_revision_of_a_deletion_is_a_conflict_with_nothin
     assert refused == KvConflict(current=None)
 
 
-@pytest.mark.replicas
 async def test_a_walk_sees_what_its_own_hub_writes_meanwhile(engine: Engine) -> None:
     await engine.key_value.write([KvPut(key=f"w.{number:02}", value=b"") for number in range(6)])
     first = await engine.key_value.page("w", limit=3)

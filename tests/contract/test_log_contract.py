@@ -45,7 +45,6 @@ def _sequences(entries: Sequence[LogEntry]) -> list[int]:
     return [entry.sequence for entry in entries]
 
 
-@pytest.mark.replicas
 async def test_entries_are_numbered_per_subject_from_one_without_gaps(engine: Engine) -> None:
     outcomes = await engine.log.append(
         [LogAppend(subject=f"s.{number % 3}", message_id=f"m{number}", data=b"x") for number in range(9)]
@@ -65,7 +64,6 @@ async def test_an_entry_is_read_back_as_it_was_appended(engine: Engine) -> None:
     assert (found.message_id, found.data, dict(found.headers)) == ("id 1 / é", b"\x00\xff", headers)
 
 
-@pytest.mark.replicas
 async def test_repeating_an_append_answers_as_the_first_did_and_adds_nothing(engine: Engine) -> None:
     (first,) = await _append(engine, "s.a", 1)
     again = await _append(engine, "s.a", 1)
@@ -87,7 +85,6 @@ async def test_the_same_message_id_on_two_subjects_is_two_messages(engine: Engin
     assert not other.duplicate
 
 
-@pytest.mark.replicas
 async def test_an_append_after_the_wrong_last_is_refused_with_the_true_one(engine: Engine) -> None:
     await _append(engine, "s.a", 3)
     (refused,) = await engine.log.append([LogAppend(subject="s.a", message_id="x", data=b"x", expected_last=2)])
@@ -101,7 +98,6 @@ async def test_an_append_after_the_wrong_last_is_refused_with_the_true_one(engin
     assert accepted.sequence == 4
 
 
-@pytest.mark.replicas
 async def test_an_expected_append_repeated_much_later_is_still_the_same_entry(engine: Engine) -> None:
     entry = LogAppend(subject="s.a", message_id="first", data=b"x", expected_last=0)
     (first,) = await engine.log.append([entry])
@@ -111,7 +107,6 @@ async def test_an_expected_append_repeated_much_later_is_still_the_same_entry(en
     assert again == Appended(sequence=1, position=first.position, duplicate=True)
 
 
-@pytest.mark.replicas
 async def test_of_concurrent_writers_with_the_same_expected_last_one_wins(engine: Engine) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -128,7 +123,6 @@ async def test_of_concurrent_writers_with_the_same_expected_last_one_wins(engine
     }
 
 
-@pytest.mark.replicas
 async def test_each_entry_of_a_batch_stands_alone(engine: Engine) -> None:
     first, refused, third = await engine.log.append(
         [
@@ -215,7 +209,6 @@ async def test_a_trim_by_bytes_keeps_the_newest_that_fit(engine: Engine) -> None
     assert _sequences(await engine.log.read("s.a", FromSequence(1))) == [8, 9, 10]
 
 
-@pytest.mark.replicas
 async def test_a_subject_that_was_trimmed_empty_goes_on_where_it_was(engine: Engine) -> None:
     await _append(engine, "s.a", 3)
     await engine.log.trim([LogTrim(subject="s.a", keep_count=0)])
@@ -238,7 +231,6 @@ async def test_subjects_lists_names_that_hold_entries_in_order(engine: Engine) -
     assert list(await engine.log.subjects("*.a.1")) == ["t.a.1", "u.a.1"]
 
 
-@pytest.mark.replicas
 async def test_a_tail_replays_and_goes_on_live(engine: Engine) -> None:
     await _append(engine, "s.a", 3)
     async with engine.log.tail("s.a", FromSequence(2)) as entries:
@@ -260,7 +252,6 @@ async def test_a_tail_may_begin_before_its_subject_exists(engine: Engine) -> Non
         assert _sequences(await _take(entries, 2)) == [1, 2]
 
 
-@pytest.mark.replicas
 async def test_a_tail_of_a_pattern_gives_matching_subjects_only_and_resumes_at_a_position(engine: Engine) -> None:
     for subject in ("s.a.x", "s.b.y", "s.c.x", "r.a.x"):
         await _append(engine, subject, 2)
@@ -286,7 +277,6 @@ async def test_a_pattern_cannot_start_from_a_number_of_one_subject(
             raise AssertionError("entered")
 
 
-@pytest.mark.replicas
 @pytest.mark.parametrize("pattern", ["s.a", "s.>", "s.*"])
 async def test_a_tail_has_no_gap_and_no_duplicate_under_concurrent_writers(engine: Engine, pattern: str) -> None:
     writers, each = 6, 60
@@ -319,7 +309,6 @@ async def test_a_tail_has_no_gap_and_no_duplicate_under_concurrent_writers(engin
         assert reader.result() == list(range(each + 1, each + writers * each + 1))
 
 
-@pytest.mark.replicas
 async def test_a_tail_that_stands_still_while_thousands_are_written_misses_none(engine: Engine) -> None:
     async with engine.log.tail("s.a", FromNew()) as entries:
         for begin in range(1, 3_001, 500):

@@ -83,7 +83,6 @@ async def test_queues_lists_what_was_configured_or_holds_messages_in_pages(engin
     assert list(await engine.queue_admin.queues(after="a", limit=1)) == ["b"]
 
 
-@pytest.mark.replicas
 async def test_a_dead_letter_keeps_the_message_the_reason_and_the_history_of_its_attempts(engine: Engine) -> None:
     await engine.queue_admin.configure("q", QueueSettings(lease_ms=1_000))
     await _append(engine, "m")
@@ -160,7 +159,6 @@ async def test_a_redriven_message_goes_to_the_end_and_starts_again_at_attempt_on
     assert [(lease.message.message_id, lease.attempt) for lease in leases] == [("waiting", 1), ("dead", 1)]
 
 
-@pytest.mark.replicas
 async def test_of_concurrent_redrives_of_one_message_exactly_one_succeeds(engine: Engine) -> None:
     await _bury(engine, "dead")
     async with asyncio.TaskGroup() as group:
@@ -191,7 +189,6 @@ async def test_a_purge_drops_held_and_delayed_messages_too_and_leaves_dead_lette
     assert await engine.queue_admin.purge("never") == 0
 
 
-@pytest.mark.replicas
 async def test_a_purge_of_thousands_drops_them_all_and_nothing_else(engine: Engine) -> None:
     for part in range(5):
         await _append(engine, *(f"m{part}-{number}" for number in range(500)))
@@ -217,7 +214,6 @@ async def test_a_removed_queue_is_forgotten_with_everything_it_had(engine: Engin
     await wait_until(is_empty)
 
 
-@pytest.mark.replicas
 async def test_a_removed_queue_leaves_no_ids_behind_for_its_successor(engine: Engine) -> None:
     message = QueueAppend(queue="q", message_id="m", data=b"", dedupe_id="d")
     assert list(await engine.queue.append([message, message])) == [Enqueued(duplicate=False), Enqueued(duplicate=True)]
@@ -226,7 +222,6 @@ async def test_a_removed_queue_leaves_no_ids_behind_for_its_successor(engine: En
     assert (await _lease_one(engine)).message.message_id == "m"
 
 
-@pytest.mark.replicas
 async def test_a_worker_that_waits_on_a_removed_queue_gets_what_is_sent_to_its_successor(engine: Engine) -> None:
     await engine.queue_admin.configure("q", QueueSettings())
     async with asyncio.TaskGroup() as group:
@@ -237,7 +232,6 @@ async def test_a_worker_that_waits_on_a_removed_queue_gets_what_is_sent_to_its_s
     assert waiting.result().message.message_id == "m"
 
 
-@pytest.mark.replicas
 async def test_a_queue_that_becomes_ordered_blocks_what_waits_behind_its_key(engine: Engine) -> None:
     await engine.queue.append(
         [QueueAppend(queue="q", message_id=f"m{n}", data=b"", ordering_key="a") for n in range(3)]

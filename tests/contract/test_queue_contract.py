@@ -74,7 +74,6 @@ async def test_a_message_arrives_as_it_was_sent(engine: Engine) -> None:
     assert lease.lease_until_ms > _now_ms()
 
 
-@pytest.mark.replicas
 async def test_messages_are_handed_out_in_order_of_append_as_many_as_were_asked_for(engine: Engine) -> None:
     await _append(engine, *(f"m{number}" for number in range(10)))
     assert _ids(await _lease(engine, 4)) == ["m0", "m1", "m2", "m3"]
@@ -82,7 +81,6 @@ async def test_messages_are_handed_out_in_order_of_append_as_many_as_were_asked_
     assert list(await engine.queue.lease("q", count=1)) == []
 
 
-@pytest.mark.replicas
 async def test_a_higher_priority_is_handed_out_first_then_the_older(engine: Engine) -> None:
     for number, priority in enumerate((1, 0, 3, 1, 2, 3)):
         await _append(engine, f"m{number}", priority=Priority(priority))
@@ -99,14 +97,12 @@ async def test_a_priority_that_was_in_use_before_anybody_leased_still_comes_firs
     assert _ids(await _lease(engine)) == ["urgent"]
 
 
-@pytest.mark.replicas
 async def test_a_held_message_is_handed_to_nobody_else(engine: Engine) -> None:
     await _append(engine, "m")
     await _lease(engine)
     assert list(await engine.queue.lease("q", count=5)) == []
 
 
-@pytest.mark.replicas
 async def test_an_acknowledged_message_is_gone(engine: Engine) -> None:
     await engine.queue_admin.configure("q", SHORT_LEASE)
     await _append(engine, "m")
@@ -115,7 +111,6 @@ async def test_an_acknowledged_message_is_gone(engine: Engine) -> None:
     assert list(await _lease(engine, wait_ms=1_500)) == []
 
 
-@pytest.mark.replicas
 async def test_a_message_whose_worker_died_is_delivered_again_with_the_next_attempt(engine: Engine) -> None:
     await engine.queue_admin.configure("q", SHORT_LEASE)
     await _append(engine, "m")
@@ -126,7 +121,6 @@ async def test_a_message_whose_worker_died_is_delivered_again_with_the_next_atte
     assert _now_ms() >= first.lease_until_ms - 50
 
 
-@pytest.mark.replicas
 async def test_a_settlement_after_the_end_of_the_lease_is_stale_even_before_a_new_holder(engine: Engine) -> None:
     await engine.queue_admin.configure("q", SHORT_LEASE)
     await _append(engine, "m")
@@ -138,7 +132,6 @@ async def test_a_settlement_after_the_end_of_the_lease_is_stale_even_before_a_ne
     assert await _settle(engine, Ack(delivery_id=second.delivery_id)) == [SettleOutcome.DONE]
 
 
-@pytest.mark.replicas
 async def test_of_many_settlements_of_one_hand_out_exactly_one_is_done(engine: Engine) -> None:
     await _append(engine, "m")
     (lease,) = await _lease(engine)
@@ -190,7 +183,6 @@ async def test_a_retried_message_is_due_again_at_its_time_and_not_before(engine:
     assert again.attempt == 2
 
 
-@pytest.mark.replicas
 async def test_a_message_retried_at_once_keeps_its_place(engine: Engine) -> None:
     await _append(engine, "m1", "m2")
     (lease,) = await _lease(engine)
@@ -275,7 +267,6 @@ async def test_a_lease_call_that_waits_in_vain_is_answered_empty_in_time(engine:
     assert 0.25 <= time.monotonic() - started < 2
 
 
-@pytest.mark.replicas
 async def test_many_waiting_workers_get_each_message_once(engine: Engine) -> None:
     got: list[str] = []
 
@@ -292,7 +283,6 @@ async def test_many_waiting_workers_get_each_message_once(engine: Engine) -> Non
     assert sorted(got) == sorted(f"m{number}" for number in range(60))
 
 
-@pytest.mark.replicas
 async def test_a_cancelled_lease_call_keeps_no_message(engine: Engine) -> None:
     for round_number in range(20):
         waiting = asyncio.ensure_future(_lease(engine, 5, wait_ms=5_000))
@@ -349,7 +339,6 @@ async def test_callers_share_large_messages_although_one_answer_cannot_hold_them
     assert sorted(ids) == sorted(f"m{number}" for number in range(12))
 
 
-@pytest.mark.replicas
 async def test_a_repeated_append_adds_nothing_even_after_the_message_was_done(engine: Engine) -> None:
     await _append(engine, "m")
     assert await engine.queue.append([_message("m")]) == [Enqueued(duplicate=True)]
@@ -368,7 +357,6 @@ async def test_the_same_message_id_in_two_queues_is_two_messages(engine: Engine)
     await _append(engine, "m", queue="other")
 
 
-@pytest.mark.replicas
 async def test_a_dedupe_id_admits_one_message_per_window_and_queue(engine: Engine, wait_until) -> None:
     await engine.queue_admin.configure("q", QueueSettings(dedupe_window_ms=1_000))
     await _append(engine, "m1", dedupe_id="order 7")
@@ -437,7 +425,6 @@ async def test_an_ordered_queue_hands_out_one_message_per_key_at_a_time_in_order
     assert got == [f"m{number}" for number in range(6)]
 
 
-@pytest.mark.replicas
 async def test_in_an_ordered_queue_a_message_that_is_retried_holds_back_its_followers(engine: Engine) -> None:
     await engine.queue_admin.configure("q", QueueSettings(ordered=True))
     await _append(engine, "m1", "m2", ordering_key="a")
@@ -452,7 +439,6 @@ async def test_in_an_ordered_queue_a_message_that_is_retried_holds_back_its_foll
     assert _ids(await _lease(engine, 5)) == ["m2"]
 
 
-@pytest.mark.replicas
 async def test_in_an_ordered_queue_a_message_whose_worker_died_is_handed_out_before_its_followers(
     engine: Engine,
 ) -> None:
@@ -497,7 +483,6 @@ async def test_peek_goes_on_after_a_message_that_has_left_the_queue(engine: Engi
     assert [message.message_id for message in rest] == ["m2", "m3"]
 
 
-@pytest.mark.replicas
 async def test_depth_tells_waiting_held_delayed_and_dead_apart(engine: Engine, wait_until) -> None:
     await _append(engine, "a", "b", "c", "d", "e")
     await _append(engine, "later", deliver_at_ms=_now_ms() + 60_000)

@@ -33,15 +33,8 @@ def mesh() -> Iterator[MeshRun]:
         shutil.rmtree(folder)
 
 
-# Faults of the servers of the store: what is known to be open there (two holders of a message for a moment, when the
-# leader of a consumer forgot a delivery) still makes some of their rounds red, so that they run with the long tests.
-STORE_FAULTS = [name for name in FAULTS if "NATS" in name or "JetStream" in name or "disk" in name]
-
-
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.soak] if name in STORE_FAULTS else []) for name in FAULTS]
-)
+@pytest.mark.parametrize("name", FAULTS)
 def test_nothing_is_lost_or_doubled_after(mesh: MeshRun, name: str, capsys: pytest.CaptureFixture[str]):
     survive(mesh, name, capsys, SHORT)
 
