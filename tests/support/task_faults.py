@@ -106,7 +106,7 @@ class ForgetsWhatWaited(WatchTasks):
 class MakesNothingGood(HubTasks):
     """A crash between inbox and log stays as it is."""
 
-    async def found(self, item: InboxItem) -> tuple[Track, TaskOwner]:
+    async def found(self, item: InboxItem, *, is_untouched: bool = False) -> tuple[Track, TaskOwner]:
         track = await self.tracks.open(item.agent_id, item.task_id, context_id=item.context_id)
         owner = await self.owners.owner_of(item.agent_id, item.task_id)
         return (track, owner) if owner is not None else await super().found(item)

@@ -160,7 +160,7 @@ class AgentCalls:
         timeout_ms: int | None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[msgspec.Raw, bool]:
-        """The result, and whether the hub closes the connection behind it, as one does that shuts down."""
+        """The result, and whether the hub shuts down."""
         headers = {"A2A-Version": "1.0", **(headers or {})}
         timeout_s = _UNARY_TIMEOUT_S
         if timeout_ms is not None:
@@ -169,7 +169,7 @@ class AgentCalls:
         async with self._connection.exchange(
             "POST", _path(agent), body=_envelope(method, params), headers=headers, silence_s=timeout_s
         ) as response:
-            is_closing = response.headers.get("connection", "").lower() == "close"
+            is_closing = "meshway-draining" in response.headers
             return self._result(agent, response, await self._connection.read(response)), is_closing
 
     def _result(self, agent: str, response: httpx.Response, content: bytes) -> msgspec.Raw:

@@ -61,6 +61,12 @@ class _WireReason(msgspec.Struct, frozen=True):
 
     reason: str = ""
     domain: str = ""
+    metadata: Mapping[str, str] = {}
+
+    @property
+    def is_of_draining_hub(self) -> bool:
+        """A call that was cut says `DRAINING` too, but not that it had not begun."""
+        return (self.reason, self.domain, self.metadata.get("begun")) == ("DRAINING", "meshway", "false")
 
 
 class _WireRpcError(msgspec.Struct):
@@ -71,10 +77,6 @@ class _WireRefusal(msgspec.Struct):
     """An error of JSON-RPC as A2A has it."""
 
     error: _WireRpcError
-
-
-# A hub that shuts down goes on serving everything but calls, and what it says so of, it has not begun.
-_DRAINING = _WireReason("DRAINING", "meshway")
 
 
 class HubConnection:
@@ -268,9 +270,8 @@ class HubConnection:
 
         Raises: ConnectionLost.
         """
-        headers = response.headers
-        size = headers.get("content-length", "")
-        if headers.get("connection", "").lower() != "close" or not size.isdigit() or int(size) > _REFUSAL_BYTES_MAX:
+        size = response.headers.get("content-length", "")
+        if "meshway-draining" not in response.headers or not size.isdigit() or int(size) > _REFUSAL_BYTES_MAX:
             return False
         try:
             content = await response.aread()
@@ -280,7 +281,7 @@ class HubConnection:
             refusal = msgspec.json.decode(content, type=_WireRefusal)
         except msgspec.MsgspecError:
             return False
-        return any(each == _DRAINING for each in refusal.error.data)
+        return any(each.is_of_draining_hub for each in refusal.error.data)
 
     async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
         try:

@@ -15,6 +15,8 @@ __all__ = ["Admission"]
 # What a refused caller is told to wait: calls end all the time, a hub that drains is replaced in seconds.
 _FULL_RETRY_AFTER_MS = 1_000
 _DRAINING_RETRY_AFTER_MS = 5_000
+# For clients that know other hubs: trying again there does nothing twice.
+_NOT_BEGUN = {"begun": "false"}
 
 
 class Admission:
@@ -45,7 +47,7 @@ class Admission:
             raise Forbidden(text, agent=agent_id)
         if self._draining:
             text = "This hub is shutting down and takes no new calls; try again, at another hub if there is one."
-            raise Draining(text, agent=agent_id, retry_after_ms=_DRAINING_RETRY_AFTER_MS)
+            raise Draining(text, agent=agent_id, retry_after_ms=_DRAINING_RETRY_AFTER_MS, extensions=_NOT_BEGUN)
         if self._calls >= self._calls_in_flight_max:
             text = f"The hub has {self._calls} calls under way, as many as it takes."
             raise TooManyInFlight(text, agent=agent_id, retry_after_ms=_FULL_RETRY_AFTER_MS)

@@ -234,7 +234,7 @@ class LeaseTasks:
         item = read_item(lease.message)
         if lease.attempt > 1:
             places.tasks.owners.doubt(item.agent_id, item.task_id)
-        track, owner = await places.tasks.found(item)
+        track, owner = await places.tasks.found(item, is_untouched=lease.attempt == 1)
         snapshot = None
         if item.turn > 1:
             snapshot = await self._snapshot(track)

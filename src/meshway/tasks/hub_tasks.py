@@ -79,13 +79,19 @@ class HubTasks:
             track.pins -= 1
         return track.turn >= item.turn
 
-    async def found(self, item: InboxItem) -> tuple[Track, TaskOwner]:
-        """Track and record of a turn that lies in an inbox, made good. Raises: StorageFull, EngineUnavailable."""
+    async def found(self, item: InboxItem, *, is_untouched: bool = False) -> tuple[Track, TaskOwner]:
+        """Track and record of a turn that lies in an inbox, made good. Raises: StorageFull, EngineUnavailable.
+
+        `is_untouched`: nobody had it before. The record of a first turn is then as its accepting hub made it.
+        """
         # Another hub may have accepted it a moment ago and be about to write its first event.
         is_fresh = item.turn == 1 and abs(self._clock.now_ms() - item.created_at_ms) < _FRESH_MS
         track = await self.tracks.open(item.agent_id, item.task_id, context_id=item.context_id, is_expected=is_fresh)
         await self._open_turn(track, item)
-        owner = await self.owners.owner_of(item.agent_id, item.task_id)
+        if is_untouched and item.turn == 1:
+            owner = await self.owners.owner_of_first(item.agent_id, item.task_id)
+        else:
+            owner = await self.owners.owner_of(item.agent_id, item.task_id)
         if owner is None:
             owner = _owner_of(item)
             self._closer.keep(owner)

@@ -182,6 +182,16 @@ class TaskOwners:
         (entry,) = await self._key_value.get([record_key(agent_id, task_id)])
         return None if entry is None else self._remember_entry(entry).owner
 
+    async def owner_of_first(self, agent_id: AgentId, task_id: TaskId) -> TaskOwner | None:
+        """The record of a task that nobody has had yet; None also where another hub is about to write it.
+
+        What is kept then is put on top of what that one wrote. Raises: as `owner_of`.
+        """
+        if not self._is_shared:
+            return await self.owner_of(agent_id, task_id)
+        known = self._remembered.get((agent_id, task_id))
+        return self._kept.get((agent_id, task_id)) or (None if known is None else known.owner)
+
     def doubt(self, agent_id: AgentId, task_id: TaskId) -> None:
         """Another hub may have changed the record just now: it is read when it is asked for next."""
         if self._is_shared:
@@ -272,15 +282,20 @@ class TaskOwners:
         """
         await self._write_kept(list(self._kept), along)
 
-    async def write_kept_of(self, owners: Sequence[TaskOwner]) -> None:
-        """Store what is kept of these tasks. Raises: as `write_kept`."""
-        await self._write_kept([(owner.agent_id, owner.task_id) for owner in owners])
+    async def write_kept_of(self, owners: Sequence[TaskOwner], *, are_new: bool = False) -> None:
+        """Store what is kept of these tasks. `are_new`: most likely they have no records. Raises: as `write_kept`."""
+        await self._write_kept([(owner.agent_id, owner.task_id) for owner in owners], are_new=are_new)
 
-    async def _write_kept(self, keys: Sequence[tuple[AgentId, str]], along: Sequence[KvWrite] = ()) -> None:
+    async def _write_kept(
+        self, keys: Sequence[tuple[AgentId, str]], along: Sequence[KvWrite] = (), *, are_new: bool = False
+    ) -> None:
         """These, and what is kept of them meanwhile. Others that come meanwhile have their own time."""
         left, rounds = deque(keys), 0
         while left or along:
-            batch = [self._kept[key] for key in _taken(left, _WRITE_MAX) if key in self._kept]
+            taken = [key for key in _taken(left, _WRITE_MAX) if key in self._kept]
+            if self._is_shared and not are_new:
+                await self._look_up([key for key in taken if key not in self._remembered])
+            batch = [self._kept[key] for key in taken if key in self._kept]
             batch = [owner for owner in batch if not self._is_behind(owner)]
             last, along = (along, ()) if not left else ((), along)
             if not batch and not last:
@@ -295,6 +310,26 @@ class TaskOwners:
             if rounds >= _ROUNDS_MAX:
                 raise _no_answer()
             left.extend(again)
+
+    async def _look_up(self, keys: Sequence[tuple[AgentId, str]]) -> None:
+        """Another hub has made these records, or is about to: one look for all is cheaper than each write in vain."""
+        if not keys:
+            return
+        for entry in await self._key_value.get([record_key(*key) for key in keys]):
+            if entry is not None:
+                self._meet(entry)
+
+    def _meet(self, current: KvEntry) -> bool:
+        """Put what is kept on top of what another hub wrote; False: that says more, and nothing is kept any more."""
+        present = self._remember_entry(current).owner
+        key = (present.agent_id, present.task_id)
+        owner = self._kept.get(key)
+        if owner is None or present.state.is_terminal or present.turn > owner.turn:
+            self._kept.pop(key, None)
+            return False
+        if self._is_shared:
+            self._kept[key] = _on_top_of(present, owner)
+        return True
 
     def _is_behind(self, owner: TaskOwner) -> bool:
         """Whether it would have a task that has ended go on. Then it is kept no longer."""
@@ -325,13 +360,8 @@ class TaskOwners:
                     del self._kept[key]
                 return True
             case KvConflict(current=KvEntry() as current):
-                # Somebody wrote in between: on top of that, unless it says that all is over.
-                present = self._remember_entry(current).owner
-                if present.state.is_terminal or present.turn > owner.turn:
-                    self._kept.pop(key, None)
-                    return True
-                if self._is_shared and key in self._kept:
-                    self._kept[key] = _on_top_of(present, self._kept[key])
+                # Somebody wrote in between.
+                return not self._meet(current)
             case KvConflict():
                 self._remembered.pop(key, None)
             case Undecided():

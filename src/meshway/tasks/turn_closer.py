@@ -95,7 +95,7 @@ class TurnCloser:
             self._new_work.clear()
             new, self._new = self._new, []
             try:
-                await self._owners.write_kept_of(new)
+                await self._owners.write_kept_of(new, are_new=True)
             except MeshwayError as error:
                 _log.warning("task_records_not_stored", extra={"tasks": len(new), "reason": error.detail})
                 self._work.set()

@@ -169,6 +169,16 @@ async def test_the_permissions_that_are_asked_for_are_enough(tmp_path: Path) -> 
             assert (await engine.health()).writable
 
 
+async def test_a_user_that_may_not_hear_of_elections_asks_instead(tmp_path: Path) -> None:
+    allowed = 'publish: ["$JS.API.>", "$JS.ACK.>", "mw.>"], subscribe: ["mw.>", "_INBOX.>"]'
+    user = f"{{ user: hub, password: x, permissions: {{ {allowed} }} }}"
+    with running_nats(tmp_path, options=f"authorization {{ users: [ {user} ] }}") as server:
+        async with nats_engine(NatsSettings(servers=(server.url,), user="hub", password="x")) as engine:
+            await _use(engine)
+            assert (await engine.health()).writable
+            assert not engine._link.hears_events
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

@@ -1,6 +1,7 @@
 """A message that a server hands out again before its lease is over stays with the hub that holds it."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -165,9 +166,62 @@ async def test_what_a_server_hands_out_as_if_for_the_first_time_stays_with_its_h
             assert list(await two.queue.settle([Ack(delivery_id=second.delivery_id)])) == [SettleOutcome.DONE]
 
 
+async def test_a_silent_holder_that_comes_back_keeps_its_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hand-outs that met its silence are none, also after it gives the message back."""
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (first,) = await _lease(one)
+            assert await _lease(two, wait_ms=100) == []
+            answers = one.queue.holders._link
+            monkeypatch.setattr(one.queue.holders, "_link", _CutOff())
+            await _forget_consumer(server, two)
+            assert await _lease(two, wait_ms=900) == []
+            monkeypatch.setattr(one.queue.holders, "_link", answers)
+            again = ToRetry(delivery_id=first.delivery_id, visible_at_ms=0)
+            assert list(await one.queue.settle([again])) == [SettleOutcome.DONE]
+            (second,) = await _lease(two)
+            assert second.attempt == 2
+
+
+async def test_attempts_are_known_to_a_consumer_that_was_made_again(tmp_path: Path) -> None:
+    """A queue that nobody works on for some minutes has none."""
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            for attempt in range(1, 3):
+                (lease,) = await _lease(one)
+                assert lease.attempt == attempt
+                again = ToRetry(delivery_id=lease.delivery_id, visible_at_ms=0)
+                assert list(await one.queue.settle([again])) == [SettleOutcome.DONE]
+            await _forget_consumer(server, one)
+            (lease,) = await _lease(two)
+            assert lease.attempt == 3
+
+
+async def test_an_attempt_elsewhere_is_asked_about_where_this_hub_had_an_earlier_one(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        async with _two_hubs(server) as (one, two):
+            (lease,) = await _lease(two)
+            again = ToRetry(delivery_id=lease.delivery_id, visible_at_ms=0)
+            assert list(await two.queue.settle([again])) == [SettleOutcome.DONE]
+            (held,) = await _lease(one)
+            assert held.attempt == 2
+            assert await _lease(two, wait_ms=100) == []
+            await _forget_consumer(server, two)
+            (third,) = await _lease(two)
+            assert _now_ms() >= held.lease_until_ms
+            assert third.attempt == 3
+
+
 class _CutOff:
+    """Nobody hears what is said."""
+
     async def publish(self, subject: str, payload: bytes) -> None:
-        """Nobody hears it."""
+        pass
+
+    def post(self, subject: str, payload: bytes) -> None:
+        pass
 
 
 async def test_what_a_hub_may_hold_that_does_not_answer_is_waited_for(
@@ -191,6 +245,7 @@ async def test_a_lane_is_doubted_after_another_server_was_elected_and_not_after_
     with running_cluster(tmp_path) as servers:
         settings = NatsSettings(servers=tuple(server.url for server in servers))
         async with nats_engine(settings) as engine:
+            engine.queue.consumers._deaf_until_s = -math.inf
             await _append_all(engine, [QueueAppend(queue="q", message_id="m", data=b"")])
             (lease,) = await _lease(engine)
             assert list(await engine.queue.settle([Ack(delivery_id=lease.delivery_id)])) == [SettleOutcome.DONE]
@@ -214,6 +269,10 @@ async def test_what_is_new_or_was_given_back_is_handed_out_without_a_question(tm
             # Every hub that hears a question answers it.
             async def hear(message: nats.aio.msg.Msg) -> None:
                 asked.append(message.data)
+
+            for hub in (one, two):
+                # As if they had been there, and nothing elected, for a while.
+                hub.queue.consumers._deaf_until_s = -math.inf
 
             await client.subscribe("mw.held.*", cb=hear)
             await client.flush()

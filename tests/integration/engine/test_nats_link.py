@@ -122,3 +122,43 @@ async def test_a_batch_of_which_a_part_found_room_says_which(tmp_path: Path) -> 
             assert all(outcome == _KEPT or isinstance(outcome, Undecided) for outcome in outcomes)
             stored = await engine.queue.peek("q", limit=100)
             assert [message.message_id for message in stored] == [message.message_id for message in kept]
+
+
+_INFO = b'INFO {"server_id":"x","version":"2.14.0","headers":true,"max_payload":1048576}\r\n'
+
+
+@asynccontextmanager
+async def _server_that_freezes(connection: int) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """It falls silent on that connection once it has taken it; the event has it end the first one."""
+    made = 0
+    ends = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal made
+        made += 1
+        number, asked = made, 0
+        writer.write(_INFO)
+        ending = asyncio.ensure_future(ends.wait())
+        if number == 1:
+            ending.add_done_callback(lambda _: writer.close())
+        while line := await reader.readline():
+            asked += line.startswith(b"PING")
+            if line.startswith(b"PING") and not (number == connection and asked > 1):
+                writer.write(b"PONG\r\n")
+        ending.cancel()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", ends
+
+
+async def test_a_server_that_freezes_when_it_was_reached_again_does_not_keep_the_hub_away() -> None:
+    came_back = asyncio.Event()
+    async with _server_that_freezes(2) as (url, ends), _link(url) as link:
+        link.listen(lambda is_connected: came_back.set() if is_connected else None)
+        ends.set()
+        # The library waits ten seconds for the answer to its first question.
+        async with asyncio.timeout(20):
+            await came_back.wait()
+        await link.flush()

@@ -29,6 +29,8 @@ _messages = st.lists(
 class Client:
     """The library, as far as the parser asks it."""
 
+    is_connected = True
+
     def __init__(self) -> None:
         self.heard: list[tuple[object, ...]] = []
         self.parser = IncomingParser(self)  # type: ignore[arg-type]
@@ -117,6 +119,24 @@ def test_nothing_of_a_connection_is_read_after_it_was_given_up() -> None:
     asyncio.run(client.parser.parse(b"MSG a 1 1\r\nx\r\nMSG a 1 1\r\ny\r\nMSG a 1 5\r\nhal"))
     asyncio.run(client.parser.parse(b"MSG a 1 1\r\nz\r\n"))
     assert calls == [b"x", b"z"]
+
+
+def test_what_was_on_its_way_when_the_connection_was_given_up_is_not_read() -> None:
+    """It may be the second half of a message: what somebody wrote into that would be taken for what a server says."""
+    client = Client()
+    asyncio.run(client.parser.parse(b"MSG a 22 40\r\nhalf"))
+    client.parser.reset()
+    client.is_connected = False
+    asyncio.run(client.parser.parse(b"MSG b 1 6\r\nFORGED\r\nMSG a 1 900000\r\n"))
+    client.is_connected = True
+    asyncio.run(client.parser.parse(b"MSG a 1 1\r\nx\r\n"))
+    assert [each[-1] for each in client.heard] == [b"x"]
+
+
+@pytest.mark.parametrize("subject", [b"mw.bus.\xff", b"mw.bus.a\x0cb"])
+def test_an_odd_subject_costs_its_own_message_at_most(subject: bytes) -> None:
+    heard = _read([b"MSG %b 1 1\r\nx\r\nMSG a 1 1\r\ny\r\n" % subject])
+    assert heard[-1][-1] == b"y"
 
 
 @pytest.mark.parametrize("text", [b"NONSENSE\r\n", b"M" * 70_000])

@@ -95,11 +95,12 @@ async def test_ask_sends_one_text_part_as_a2a_1_0_with_a_fresh_message_id():
     assert message["messageId"] != second["params"]["message"]["messageId"]
 
 
-_DRAINING = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DRAINING", "domain": "meshway"}]
+NOT_BEGUN = {"reason": "DRAINING", "domain": "meshway", "metadata": {"code": "draining", "begun": "false"}}
+SHUTS_DOWN = {"Meshway-Draining": "1"}
 
 
-def draining(**headers):
-    return rpc_error(-32603, "shutting down", _DRAINING, headers={"Connection": "close", **headers})
+def draining(**changes):
+    return rpc_error(-32603, "shutting down", [{**NOT_BEGUN, **changes}], headers=SHUTS_DOWN)
 
 
 @pytest.mark.parametrize("is_list", [True, False], ids=["another hub", "another one behind the same address"])
@@ -138,9 +139,11 @@ async def test_where_every_hub_shuts_down_the_caller_is_told():
     "answer",
     [
         # Of an agent, not of a hub.
-        rpc_error(-32603, "no", [{"reason": "DRAINING", "domain": "agent.example"}], headers={"Connection": "close"}),
-        # The connection goes on: no hub that shuts down.
-        rpc_error(-32603, "no", _DRAINING),
+        draining(domain="agent.example"),
+        # A call that was cut.
+        draining(metadata={"code": "draining"}),
+        # No hub that shuts down.
+        rpc_error(-32603, "no", [NOT_BEGUN]),
     ],
 )
 async def test_what_an_agent_may_have_done_is_not_repeated(answer):

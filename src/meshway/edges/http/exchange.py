@@ -109,6 +109,9 @@ class Exchange:
         lines.extend(b"%b: %b\r\n" % pair for pair in headers)
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
+        if self._owner.drain_signal.is_given:
+            # For clients behind a proxy, which keeps the connection's own headers to itself.
+            lines.append(b"meshway-draining: 1\r\n")
         if status != 304:
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(b"\r\n")

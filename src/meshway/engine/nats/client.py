@@ -22,6 +22,8 @@ LACKS_PERMISSION = "permissions violation"
 _QUOTE = "'"
 _LINE_END = b"\r\n"
 _CLOSE_S = 0.5
+# After a try to connect that failed as none should.
+_AGAIN_S = 0.2
 
 
 class TlsNotOffered(nats.errors.Error):
@@ -87,6 +89,11 @@ class NatsClient(Client):
         await super()._select_next_server()
 
     async def _connect_to_server(self, s: Srv) -> None:
+        """The library leaves what a try began that failed late: its tasks would read from the next connection."""
+        self._end_tasks()
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call] # the library leaves it so
+        self._parser.reset()
         if self._transport is None and s.uri.scheme in ("nats", "tls"):
             self._transport = _Transport()  # type: ignore[no-untyped-call] # the library leaves it so
         await super()._connect_to_server(s)
@@ -100,10 +107,24 @@ class NatsClient(Client):
         """The library takes a connection that ended in the handshake for one that was made."""
         await super()._process_connect_init()
         if not self.is_connected:
-            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
-                if task is not None:
-                    task.cancel()
+            self._end_tasks()
             raise nats.errors.Error("nats: the server closed the connection while it was made")
+
+    async def _attempt_reconnect(self) -> None:
+        """Whatever ends it: without it there is no connection again."""
+        while not self.is_closed:
+            try:
+                await super()._attempt_reconnect()
+            except Exception as error:  # noqa: BLE001  the library knows some of them, and gives up on others
+                await self._error_cb(error)
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return
+
+    def _end_tasks(self) -> None:
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
 
     async def _read_loop(self) -> None:
         """Whatever ended the reading: without it there is no connection."""

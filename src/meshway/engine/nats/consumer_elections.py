@@ -12,12 +12,14 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-__all__ = ["Elections"]
+__all__ = ["Elections", "doubted_s"]
 
 Value = TypeVar("Value")
 
-# Elections older than this are of no interest to who begins to use a consumer now.
-_RECENT_S = 10.0
+# What a new leader does not know to be handed out, somebody may hold for as long as a lease lasts. Not shorter, for
+# leases are extended; not longer, for every question has its price.
+_DOUBTED_MIN_S = 10.0
+_DOUBTED_MAX_S = 600.0
 # One so soon after its consumer was made is the first.
 _FIRST_WITHIN_S = 1.0
 # Where a server that led thousands of consumers died, all of them elect at once.
@@ -38,6 +40,11 @@ class _Election(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(_Advisory).decode
+
+
+def doubted_s(lease_ms: int) -> float:
+    """How long what a consumer with such leases hands out is asked about, when it may have another leader."""
+    return min(max(_DOUBTED_MIN_S, lease_ms / 1000), _DOUBTED_MAX_S)
 
 
 class Elections:
@@ -62,14 +69,15 @@ class Elections:
             at = None
         _put(self._latest, consumer, _Election(at, _now_s()))
 
-    def is_recent(self, consumer: str) -> bool:
-        """Whether another server led it until a moment ago, as far as is known."""
+    def latest(self, consumer: str) -> float | None:
+        """When (loop time) another server took it over last, as far as is known; None: never."""
         election, made_at = self._latest.get(consumer), self._made_at.get(consumer)
-        if election is None or _now_s() - election.heard_s > _RECENT_S:
-            return False
-        if election.at is None or made_at is None:
-            return True
-        return (election.at - made_at).total_seconds() > _FIRST_WITHIN_S
+        if election is None:
+            return None
+        if election.at is not None and made_at is not None:
+            is_first = (election.at - made_at).total_seconds() <= _FIRST_WITHIN_S
+            return None if is_first else election.heard_s
+        return election.heard_s
 
 
 def _put(known: OrderedDict[str, Value], consumer: str, value: Value) -> None:

@@ -44,6 +44,7 @@ _AVOID_S = 30.0
 # What the last token of a reply subject begins with: whether the answer needs a majority.
 _WRITE, _QUESTION = "w", "q"
 _ERROR = b'"error":'
+_EVENTS = "$js.event."
 
 Answer = Incoming
 _LATE = Unanswered("NATS did not answer in time; it may have no leader at this moment")
@@ -90,6 +91,8 @@ class Link:
         self._last_error = ""
         # A subject that this user may not use: it stays so until somebody changes it.
         self.denied = ""
+        # Whether this user may hear what servers tell of themselves: elections above all.
+        self.hears_events = True
         # Somebody was not answered: whoever looks after the streams waits for this.
         self.unanswered = asyncio.Event()
 
@@ -403,7 +406,10 @@ class Link:
     async def _on_error(self, error: Exception) -> None:
         self._measures.errors.labels(type(error).__name__).inc()
         text = _text(error)
-        if LACKS_PERMISSION in text.lower():
+        if LACKS_PERMISSION in text.lower() and _EVENTS in text.lower():
+            # Nothing fails for it: what they would tell is asked for.
+            self.hears_events = False
+        elif LACKS_PERMISSION in text.lower():
             self.denied = text
         if text != self._last_error:
             _log.warning("nats_error", extra={"reason": text})
@@ -423,6 +429,7 @@ class Link:
         _log.info("nats_reconnected")
         self._measures.reconnects.inc()
         self._last_error = self.denied = ""
+        self.hears_events = True
         self._in_vain_since = math.inf
         for listener in self._listeners:
             listener(True)

@@ -26,31 +26,23 @@ class LogEnds:
         self._jetstream = jetstream
         self._layout = layout
         self._cached_max = cached_max
-        # What was heard is read when somebody asks for it: most subjects are other hubs' alone.
-        self._ends: OrderedDict[str, End | Stored] = OrderedDict()
+        self._ends: OrderedDict[str, End] = OrderedDict()
         # Numbers of entries by stream sequence: a repetition is answered with it even if they were trimmed meanwhile.
         self._numbers: OrderedDict[int, int] = OrderedDict()
 
     def get(self, subject: str) -> End | None:
         """What is remembered: true once, and no older than the last message that the feed gave."""
         end = self._ends.get(subject)
-        if end is None:
-            return None
-        if isinstance(end, Stored):
-            end = self._ends[subject] = end_of(end)
-        self._ends.move_to_end(subject)
+        if end is not None:
+            self._ends.move_to_end(subject)
         return end
 
     def put(self, subject: str, end: End) -> None:
         """Remember, unless a later one is known."""
-        # Of a subject without messages nothing may be remembered: when it has none again, it may have had some
-        # between, and a write after number 0 would not be refused.
-        if end.seq:
-            self._put(subject, end)
-
-    def _put(self, subject: str, end: End | Stored) -> None:
         known = self._ends.get(subject)
-        if known is not None and known.seq > end.seq:
+        if not end.seq or (known is not None and known.seq > end.seq):
+            # Of a subject without messages nothing may be remembered: when it has none again, it may have had some
+            # between, and a write after number 0 would not be refused.
             return
         self._ends[subject] = end
         self._ends.move_to_end(subject)
@@ -70,7 +62,9 @@ class LogEnds:
             while len(self._numbers) > _NUMBERS_MAX:
                 self._numbers.popitem(last=False)
         # Also of a subject that nobody asked for here: who heard of a task is likely to write to it next.
-        self._put(subject, stored)
+        known = self._ends.get(subject)
+        if known is None or known.seq < stored.seq:
+            self.put(subject, end_of(stored))
 
     def number_at(self, seq: int) -> int | None:
         """Of an entry that was heard not long ago."""

@@ -79,6 +79,8 @@ async def _until_read(jetstream: JetStream, stream: str, waiting: "_Waiting") ->
             await jetstream.read(stream, {"next_by_subj": _NO_SUBJECT, "seq": 1, "batch": 1})
         except (ApiError, Unanswered) as failure:
             reason = error_of(failure).detail
+            if jetstream.link.denied:
+                raise EngineUnavailable(_advice_on_permissions(jetstream.link.denied, waiting.settings)) from None
         else:
             return
         await waiting.pause(f"Stream {stream} is not served yet: {reason}")
@@ -102,6 +104,7 @@ class _Waiting:
     """For a cluster that is not ready; says for what, once for each reason."""
 
     def __init__(self, settings: NatsSettings) -> None:
+        self.settings = settings
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
         self._longest_s = settings.start_timeout_ms / 1000

@@ -113,6 +113,7 @@ class NatsQueue:
 
     async def close(self) -> None:
         """Idempotent. What is held by workers stays theirs until their leases end."""
+        self.holders.leave()
         await self.tasks.close()
 
     async def append(self, messages: Sequence[QueueAppend]) -> Sequence[QueueOutcome]:

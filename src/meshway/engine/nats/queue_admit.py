@@ -125,8 +125,9 @@ class Admission:
         ]
         if not doubtful:
             return {}
-        # A lease may have been extended at any hub.
-        extensions = await self._records.extensions(queue_hash, [arrival.seq for arrival in doubtful])
+        # A lease may have been extended at any hub. What the server may have forgotten is a hub's that lives.
+        again = [arrival.seq for arrival in doubtful if arrival.delivered > 1]
+        extensions = await self._records.extensions(queue_hash, again) if again else {}
         found: dict[int, HeldElsewhere] = {}
         asked: list[Arrival] = []
         for arrival in doubtful:
@@ -136,7 +137,7 @@ class Admission:
                 found[arrival.seq] = HeldElsewhere(until_ms, attempt)
             held = self._held.get(queue_hash, arrival.seq)
             # The last hand-out was to this hub: nobody knows better.
-            if held is None or held.attempt + 1 < history.attempt_of(arrival.delivered):
+            if arrival.lane.is_doubted or held is None or held.attempt + 1 < history.attempt_of(arrival.delivered):
                 asked.append(arrival)
         if asked:
             seqs = [(arrival.seq, arrival.delivered) for arrival in asked]
@@ -159,13 +160,20 @@ class Admission:
         return [arrival for arrival in arrivals if arrival.seq not in done]
 
     async def _histories(self, queue_hash: str, arrivals: Sequence[Arrival]) -> dict[int, History]:
-        """Of those that were handed out before, here or by the engine that they were copied from."""
+        """Of those that were, or may have been, handed out before, here or by the engine that they were copied from.
+
+        A consumer that was made anew knows of nothing that the one before it handed out.
+        """
         copied = {
             arrival.seq: head.history()
             for arrival in arrivals
             if was_handed_out(arrival.message.headers) and (head := decode_head(arrival.message.headers)) is not None
         }
-        again = [arrival.seq for arrival in arrivals if arrival.delivered > 1 or arrival.seq in copied]
+        again = [
+            arrival.seq
+            for arrival in arrivals
+            if arrival.delivered > 1 or arrival.stored_at_ms <= arrival.lane.made_at_ms or arrival.seq in copied
+        ]
         histories = await self._records.histories(queue_hash, again) if again else {}
         taken_over = {seq: history for seq, history in copied.items() if seq not in histories}
         # From now on they are like those of every other message.

@@ -7,13 +7,14 @@ counts from when the oldest pull that it may answer was sent, because the server
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 from nats.aio.subscription import Subscription
 
-from meshway.engine.nats.consumer_elections import Elections
+from meshway.engine.nats.consumer_elections import Elections, doubted_s
 from meshway.engine.nats.failures import CONSUMER_NOT_FOUND, ApiError, Unanswered
 from meshway.engine.nats.jetstream import JetStream
 from meshway.engine.nats.queue_deliveries import consumer_of
@@ -43,8 +44,6 @@ _OVERLAPPING = frozenset({10099, 10100})
 _NOBODY = "503"
 # Ours: the connection that it was sent on broke.
 _LOST = "lost"
-# A leader that did not know of a hand-out may make it again at once, or when it has worked off what is before it.
-_DOUBTED_S = 10.0
 _CONSUMER_GONE = frozenset({_NOBODY, "409"})
 
 
@@ -77,6 +76,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     message: Incoming
     leased_at_ms: int
     lease_ms: int
+    stored_at_ms: int
     # In the order of hand-out: the place of its lane, its sequence, how often it was delivered.
     rank: int
     seq: int
@@ -97,19 +97,22 @@ class Lane:
         # The lease time of its consumer, and whether there is one as far as known.
         self.lease_ms = 0
         self.is_made = False
-        # Until then (loop time) its server may have forgotten what it handed out.
-        self.doubted_until_s = 0.0
+        # Since when (loop time) its server may not know what was handed out before.
+        self.doubted_since_s = -math.inf
+        # By the clock of the servers. What was handed out before that is no delivery to them.
+        self.made_at_ms = 0
         self.parked: _Pull | None = None
         self.asking: _Pull | None = None
         self.last_sent_ms = 0
 
     @property
     def is_doubted(self) -> bool:
-        return _now_s() < self.doubted_until_s
+        """Whether somebody may hold what is handed out here as if for the first time."""
+        return _now_s() - self.doubted_since_s < doubted_s(self.lease_ms)
 
-    def doubt(self) -> None:
-        """Another server leads its consumer now, or may do so: it may not know what the one before handed out last."""
-        self.doubted_until_s = _now_s() + _DOUBTED_S
+    def doubt(self, since_s: float | None = None) -> None:
+        """Another server leads its consumer since then, or may do so: it may not know what was handed out last."""
+        self.doubted_since_s = max(self.doubted_since_s, _now_s() if since_s is None else since_s)
 
 
 class Consumers:
@@ -124,6 +127,8 @@ class Consumers:
         self._pulls: dict[str, _Pull] = {}
         self._lanes: dict[str, Lane] = {}
         self._elections = Elections(subjects.stream)
+        # Until then (loop time) nothing was heard of elections.
+        self._deaf_until_s = -math.inf
 
     async def start(self) -> None:
         """Raises: EngineUnavailable."""
@@ -131,10 +136,12 @@ class Consumers:
         self._inbox = link.new_inbox()
         await link.hear(f"{self._inbox}.*", self._heard)
         await link.hear(self._elections.subject, self._on_election)
+        self._deaf_until_s = _now_s()
         link.listen(self._on_connection)
 
     def add(self, lane: Lane) -> None:
         self._lanes[self._subjects.consumer(lane.queue, lane.name)] = lane
+        lane.doubt(self._deaf_until_s)
 
     def remove(self, lane: Lane) -> None:
         self._lanes.pop(self._subjects.consumer(lane.queue, lane.name), None)
@@ -184,6 +191,7 @@ class Consumers:
                 raise answer
             if isinstance(answer, ApiError):
                 lane.is_made = False
+                lane.doubt()
             elif answer.num_ack_pending:
                 maybe.append(lane)
             elif answer.num_pending:
@@ -260,11 +268,15 @@ class Consumers:
             others = PLAIN_LANES if lane.name in ORDERED_LANES else ORDERED_LANES
             calls = [self._delete(lane.queue, other) for other in others]
             await self._jetstream.api_all(calls, timeout_ms=_CHANGE_TIMEOUT_MS)
+            # What they had handed out, this one does not know.
+            lane.doubt()
             made = await self._jetstream.api(verb, body, timeout_ms=_CHANGE_TIMEOUT_MS)
         lane.lease_ms, lane.is_made = lease_ms, True
         self._elections.made(name, made.created)
-        if self._elections.is_recent(name):
-            lane.doubt()
+        lane.made_at_ms = 0 if made.created is None else int(made.created.timestamp() * 1_000)
+        elected_s = self._elections.latest(name)
+        if elected_s is not None:
+            lane.doubt(elected_s)
 
     async def _check_room(self, lane: Lane) -> None:
         """A consumer with too much handed out does not answer. Raises: ApiError, Unanswered: that is not why."""
@@ -305,12 +317,15 @@ class Consumers:
             with contextlib.suppress(EngineUnavailable):
                 self._jetstream.link.post(message.reply, b"-NAK")
             return
+        if not self._jetstream.link.hears_events:
+            lane.doubt()
         pulls = [pull for pull in (lane.parked, lane.asking) if pull is not None]
         sent_ms = min((pull.sent_ms for pull in pulls), default=lane.last_sent_ms)
         tokens = message.reply.split(".")
         place = 4 if len(tokens) < 11 else 6
         delivered, seq = int(tokens[place]), int(tokens[place + 1])
-        lane.arrived(Arrival(lane, message, sent_ms, lane.lease_ms, lane.rank, seq, delivered))
+        stored_at_ms = int(tokens[place + 3]) // _NANOSECONDS_PER_MS
+        lane.arrived(Arrival(lane, message, sent_ms, lane.lease_ms, stored_at_ms, lane.rank, seq, delivered))
         if pulls:
             pulls[0].left -= 1
             if not pulls[0].left:
@@ -335,17 +350,19 @@ class Consumers:
         self._elections.elected(name, message.data)
         lane = self._lanes.get(name)
         # Before one is made here, it is not known whether this was its first; that is looked at then.
-        if lane is not None and lane.is_made and self._elections.is_recent(name):
-            lane.doubt()
+        if lane is not None and lane.is_made:
+            elected_s = self._elections.latest(name)
+            if elected_s is not None:
+                lane.doubt(elected_s)
 
     def _on_connection(self, is_connected: object) -> None:
         """Pulls live as long as the connection that they were sent on; elections meanwhile were not heard of."""
-        if is_connected:
-            for lane in self._lanes.values():
-                lane.doubt()
-            return
-        for pull in list(self._pulls.values()):
-            self._end(pull, _LOST)
+        self._deaf_until_s = _now_s()
+        for lane in self._lanes.values():
+            lane.doubt()
+        if not is_connected:
+            for pull in list(self._pulls.values()):
+                self._end(pull, _LOST)
 
 
 def _now_s() -> float:

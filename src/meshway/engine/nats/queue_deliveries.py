@@ -35,6 +35,11 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
         return consumer_of(self.ack_subject)
 
     @property
+    def delivered(self) -> int:
+        """How often the server had handed it out, this one included."""
+        return int(self.ack_subject.split(self.consumer + ".", 1)[1].split(".", 1)[0])
+
+    @property
     def queue_hash(self) -> str:
         return self.consumer.split("-")[1]
 

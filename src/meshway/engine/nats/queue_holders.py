@@ -13,6 +13,7 @@ about a later one than its own, before anybody has that, gives up its own.
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -30,16 +31,19 @@ from meshway.kernel.errors import EngineUnavailable
 __all__ = ["Elsewhere", "HeldElsewhere", "Holders"]
 
 _ANSWERS_WITHIN_S = 0.15
-_HELLO_EVERY_S = 5.0
+_HELLO_EVERY_S = 2.0
 # A hub that was not heard of for so long is gone.
-_FORGOTTEN_S = 12.0
+_FORGOTTEN_S = 6.0
 # Who has answered since we are connected for so long are all there are.
-_ALL_KNOWN_S = 2.0
+_ALL_KNOWN_S = 0.5
+# More hubs than this no mesh has; others that say they are one are not believed.
+_HUBS_MAX = 10_000
 _ID_BYTES = 8
 # Longer than a message is on its way to a worker, and more than are so at once.
 _HEARD_MS = 60_000
 _HEARD_MAX = 10_000
 _VERSION = 1
+_HUB = re.compile(r"[0-9a-f]{16}")
 
 
 class _Told(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +58,7 @@ class _Told(msgspec.Struct, frozen=True, array_like=True):
     queue_hash: str = ""
     seqs: Sequence[tuple[int, int]] = ()
     is_new: bool = False
+    is_leaving: bool = False
 
 
 class _Heard(NamedTuple):
@@ -172,9 +177,12 @@ class Holders:
         except msgspec.DecodeError:
             # Of a version that says it otherwise.
             return
-        if told.hub == self._hub or told.version != _VERSION:
+        if told.hub == self._hub or told.version != _VERSION or not _HUB.fullmatch(told.hub):
             return
-        self._others[told.hub] = _now_s()
+        if told.is_leaving:
+            self._others.pop(told.hub, None)
+            return
+        self._notice(told.hub)
         if not told.number and not told.is_new:
             return
         now_ms = self._clock.now_ms()
@@ -190,6 +198,15 @@ class Holders:
         with contextlib.suppress(EngineUnavailable):
             self._link.post(f"{self._subject}.{told.hub}", _encode(answer))
 
+    def _notice(self, hub: str) -> None:
+        if hub in self._others or len(self._others) < _HUBS_MAX:
+            self._others[hub] = _now_s()
+
+    def leave(self) -> None:
+        """Tell the others that nobody need wait for an answer of this hub."""
+        with contextlib.suppress(EngineUnavailable):
+            self._link.post(self._subject, _encode(_Told(_VERSION, self._hub, is_leaving=True)))
+
     def _hear(self, told: _Told, seq: int, heard: _Heard) -> None:
         key = told.queue_hash, seq
         known = self._heard.pop(key, heard)
@@ -202,7 +219,7 @@ class Holders:
             answer = _decode_answer(message.data)
         except msgspec.DecodeError:
             return
-        self._others[answer.hub] = _now_s()
+        self._notice(answer.hub)
         question = self._open.get(answer.number)
         if question is not None:
             question.take(answer)

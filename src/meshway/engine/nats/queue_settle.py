@@ -189,18 +189,18 @@ class Settling:
         return outcomes
 
     async def _history(self, delivery: Delivery) -> History:
-        if delivery.attempt == 1:
-            # Nothing but hand-outs that reached nobody.
-            delivered = int(delivery.ack_subject.split(delivery.consumer + ".", 1)[1].split(".", 1)[0])
-            return History(uncounted=delivered - 1)
         found = await self._records.histories(delivery.queue_hash, [delivery.seq])
-        return found.get(delivery.seq, History())
+        known = found.get(delivery.seq, History())
+        if delivery.attempt == 1:
+            # Nothing but hand-outs that reached nobody; others may have met it since, and counted that.
+            return History(max(known.uncounted, delivery.delivered - 1), known.attempts)
+        return known
 
     async def _ended(self, delivery: Delivery, outcome: SettleOutcome) -> None:
         if outcome is _UNDECIDED:
             return
         self._held.pop(delivery.queue_hash, delivery.seq)
-        if delivery.attempt > 1 and outcome is _DONE:
+        if (delivery.attempt > 1 or delivery.delivered > 1) and outcome is _DONE:
             await self._forget(delivery)
 
     async def _forget(self, delivery: Delivery) -> None:

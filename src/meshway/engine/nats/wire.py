@@ -89,6 +89,9 @@ class IncomingParser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Raises: ProtocolError."""
+        if not self._client.is_connected:
+            # Of a connection that was given up while this was on its way.
+            return
         self._parts.append(data)
         self._length += len(data)
         if self._length < self._needed:
@@ -111,7 +114,7 @@ class IncomingParser(Parser):
                     raise ProtocolError("nats: a line without an end")
                 break
             data_from = end + 2
-            words = text[begin:end].split()
+            words = text[begin:end].split(b" ")
             has_headers = words[:1] == [b"HMSG"]
             if not has_headers and words[:1] != [b"MSG"]:
                 await super().parse(text[begin:data_from])
@@ -129,9 +132,8 @@ class IncomingParser(Parser):
             if heard is None:
                 await self._client._process_msg(int(number), subject, reply, data, headers)
                 continue
-            message = Incoming(subject.decode(), reply.decode(), headers, data)
             try:
-                heard(message)
+                heard(Incoming(subject.decode(), reply.decode(), headers, data))
             except Exception as error:  # noqa: BLE001  the boundary of one message: it must not end the reading of others
-                _log.error("nats_message_not_taken", extra={"subject": message.subject}, exc_info=error)
+                _log.error("nats_message_not_taken", extra={"subject": repr(subject)}, exc_info=error)
         return begin
