@@ -8,9 +8,11 @@ import atexit
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeVar
 
 from meshway.engine.embedded import EmbeddedSettings, open_embedded_engine
@@ -53,18 +55,36 @@ async def nats_single(folder: Path) -> AsyncIterator[Engine]:
 
 @asynccontextmanager
 async def nats_cluster(folder: Path) -> AsyncIterator[Engine]:
-    """Three real servers that are started once; each engine has a prefix, and so streams, of its own."""
-    prefix = f"t{next(_numbers)}"
-    # An election under a call is no failure of a promise, and takes long where three servers share two busy cores.
-    settings = NatsSettings(
-        servers=tuple(server.url for server in _cluster()), prefix=prefix, request_timeout_ms=12_000
-    )
+    """Three real servers that are started once; each engine has a prefix, and so streams, of its own.
+
+    Three servers take a second to make streams or to remove them: both go on beside the tests.
+    """
+    settings = await asyncio.wrap_future(_prepared.get_nowait() if not _prepared.empty() else _prepare())
+    _prepared.put(_prepare())
     engine = await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())
     try:
         yield engine
     finally:
         await engine.close()
-        await _remove_streams(settings)
+        _beside.submit(asyncio.run, _remove_streams(settings))
+
+
+_beside = ThreadPoolExecutor(2)
+_prepared: "SimpleQueue[Future[NatsSettings]]" = SimpleQueue()
+
+
+def _prepare() -> "Future[NatsSettings]":
+    """Streams under a prefix that no other test has."""
+    # An election under a call is no failure of a promise, and takes long where three servers share two busy cores.
+    settings = NatsSettings(
+        servers=tuple(server.url for server in _cluster()), prefix=f"t{next(_numbers)}", request_timeout_ms=12_000
+    )
+    return _beside.submit(asyncio.run, _make_streams(settings))
+
+
+async def _make_streams(settings: NatsSettings) -> NatsSettings:
+    await (await open_nats_engine(settings, clock=SystemClock(), metrics=NullMetrics())).close()
+    return settings
 
 
 async def _remove_streams(settings: NatsSettings) -> None:
@@ -88,7 +108,10 @@ def _cluster() -> Sequence[NatsProcess]:
     stack = ExitStack()
     atexit.register(stack.close)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="meshway-nats-"))
-    return stack.enter_context(running_cluster(Path(folder)))
+    servers = stack.enter_context(running_cluster(Path(folder)))
+    # Before the servers go.
+    stack.callback(_beside.shutdown)
+    return servers
 
 
 ADAPTERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {
