@@ -143,7 +143,13 @@ class HubProcess:
         return agent
 
     def __enter__(self) -> "HubProcess":
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            # No block that would end it.
+            if self._process is not None and self._process.poll() is None:
+                self.kill()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
