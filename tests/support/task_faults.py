@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import msgspec
 
-from meshway.engine.ports import LogAppend, LogOutcome
+from meshway.engine.ports import Lease, LogAppend, LogOutcome
 from meshway.gateway.cancel_task import CancelTask
 from meshway.gateway.lease_tasks import HandedTask, LeaseTasks
 from meshway.gateway.report_tasks import ReportTasks, TaskReport, Told
 from meshway.gateway.watch_tasks import WatchTasks
 from meshway.kernel.ids import AgentId, InstanceId
 from meshway.tasks import event_bodies
-from meshway.tasks.claims import Claim, Claims
+from meshway.tasks.claims import Claim
 from meshway.tasks.follower import Outlet, TaskFollower
 from meshway.tasks.hub_tasks import HubTasks
-from meshway.tasks.inbox import InboxItem
+from meshway.tasks.inbox import InboxItem, read_item
 from meshway.tasks.track import Track
 from meshway.tasks.tracks import TaskTracks
 from meshway.tasks.values import TaskOwner, TaskState
@@ -25,13 +25,16 @@ from support.task_rig import TaskParts
 __all__ = ["FAULTS"]
 
 
-class KeepsFormerClaims(Claims):
-    def add(self, claim: Claim) -> None:
-        key = (claim.agent_id, claim.track.task_id)
-        before = self._by_task.pop(key, None)
-        super().add(claim)
-        if before is not None:
-            self._by_delivery[before.delivery_id] = before
+class KeepsFormerClaims(LeaseTasks):
+    async def _claim(self, lease: Lease, taker: object) -> HandedTask | None:
+        claims, item = self._places.claims, read_item(lease.message)
+        before = claims.of_task(item.agent_id, item.task_id)
+        handed = await super()._claim(lease, taker)
+        if before is not None and handed is not None:
+            before.is_over = False
+            before.track.pins += 1
+            claims._by_delivery[before.delivery_id] = before
+        return handed
 
 
 class BelievesLateReports(ReportTasks):
@@ -143,7 +146,7 @@ class WritesAnywhere(Line):
 
 
 FAULTS = {
-    "a former claim is not ended": TaskParts(claims=KeepsFormerClaims),
+    "a former claim is not ended": TaskParts(lease=KeepsFormerClaims),
     "the end of a lease is not looked at": TaskParts(report=BelievesLateReports),
     "source numbers are not checked": TaskParts(report=NumbersReportsItself),
     "what is given back counts": TaskParts(report=CountsWhatIsGivenBack),

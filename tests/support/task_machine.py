@@ -417,7 +417,9 @@ class TaskMachine(RuleBasedStateMachine):
         self._came_back()
 
     async def _reopen(self) -> None:
-        await self.engine.sweep()
+        # A lease that has ended, and that the engine has not looked at since, would be found and last once more.
+        if (await self.rig.inbox.depth(COUNTER)).held:
+            await self.engine.queue.wake_due()
         await self.rig.stop()
         await self.engine.close()
         self.engine = await open_engine(Path(self._folder.name), self.clock)

@@ -117,7 +117,6 @@ class TaskParts:
     owners: type[TaskOwners] = TaskOwners
     tracks: type[TaskTracks] = TaskTracks
     tasks: type[HubTasks] = HubTasks
-    claims: type[Claims] = Claims
     cancel: type[CancelTask] = CancelTask
     lease: type[LeaseTasks] = LeaseTasks
     report: type[ReportTasks] = ReportTasks
@@ -219,7 +218,7 @@ class TaskRig:
             tracks=self.tracks, owners=self.owners, inbox=self.inbox, closer=self.closer, clock=clock
         )
         self.stops = StopBook(engine.key_value, clock)
-        self.claims = parts.claims()
+        self.claims = Claims()
         self.directory = Directory(engine.key_value, settings=RegistrySettings())
         self.agents = AgentStore(engine.key_value, self.directory)
         admission = Admission(calls_in_flight_max=1_000)
@@ -461,10 +460,13 @@ class TaskRig:
 
 
 async def open_engine(folder: Path, clock: ManualClock) -> EmbeddedEngine:
+    """As a starting hub does it (`assembly.engines`): each lease that is found lasts one full lease time from now."""
     # Nothing here depends on the disk, and a sync costs more than all the rest.
-    return await open_embedded_engine(
+    engine = await open_embedded_engine(
         folder, settings=EmbeddedSettings(), clock=clock, metrics=NullMetrics(), sync=lambda _file: None
     )
+    await engine.queue.renew_found_leases()
+    return engine
 
 
 @asynccontextmanager

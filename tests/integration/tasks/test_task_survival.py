@@ -339,12 +339,14 @@ async def test_the_data_of_a_hub_that_was_closed_opens_at_the_next(tmp_path, clo
     await rig.start()
     task_id = await rig.submit()
     handed = await rig.take_one()
+    clock.advance(LEASE_MS - 1)
     await rig.stop()
     await engine.close()
     engine = await open_engine(tmp_path, clock)
     await rig.restart(engine=engine)
     # A starting hub gives each lease it finds one full lease time.
     clock.advance(LEASE_MS - 1)
+    assert await rig.take(instance="two") == []
     assert (await rig.show_hold(handed.claim.delivery_id)).is_held
     assert (await rig.say(handed, COMPLETED)).outcome == "done"
     assert await rig.states_of(task_id) == ["SUBMITTED", "WORKING", "COMPLETED"]
