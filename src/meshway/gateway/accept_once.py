@@ -92,7 +92,11 @@ class AcceptOnce:
         tasks = self._places.tasks
         owner = await tasks.owners.owner_of(request.agent_id, joined.task_id)
         track = None if owner is None else await tasks.track_of(owner)
-        if track is None or not track.last:
+        if owner is not None and track is not None and not track.written:
+            # Its first event is on its way, or could not be written and is looked up.
+            await track.quiet()
+            track = await tasks.track_of(owner)
+        if track is None or not track.written:
             # The hub died between the key and the task, or could not write: nobody has begun it.
             return Accepted(await self._accept.execute(_with_id(request, joined.task_id)), is_new=True)
         if request.terms.task_id is not None and not await self._was_said(track, request.terms.message_id):
