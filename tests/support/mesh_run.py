@@ -32,6 +32,7 @@ _READY_WITHIN_S = 30.0
 _ENDS_WITHIN_S = 110.0
 _WHOLE_WITHIN_S = 60.0
 _QUIET_S = 1.5
+_TOLD_WITHIN_S = 20.0
 _EVENT_BYTES_MAX = 1 << 20
 
 
@@ -226,9 +227,15 @@ class MeshRound:
         tasks = {entry.facts["task"]: None for entry in self.entries() if entry.event == "submitted"}
         with httpx.Client(timeout=30) as http:
             for task in tasks:
-                answer = http.get(f"{self._any_hub().url}/v1/tasks/{task}/events")
+                hub, content = self._any_hub(), b""
+                give_up = time.monotonic() + _TOLD_WITHIN_S
+                with http.stream("GET", f"{hub.url}/v1/tasks/{task}/events") as answer:
+                    for chunk in answer.iter_bytes():
+                        content += chunk
+                        # All of them have ended, so that it tells everything at once, and ends.
+                        assert time.monotonic() < give_up, f"{hub.url} knows no end of task {task}: {content!r}"
                 if answer.status_code == 200:
-                    self._journal.write("logged", task=task, events=list(_events_of(answer.content)))
+                    self._journal.write("logged", task=task, events=list(_events_of(content)))
         queue = f"/v1/queues/{self._space}{PROBE_QUEUE}/messages?limit=500"
         found = [each["data"]["probe"] for each in pages(self._any_hub(), queue, "cursor", "next_cursor")]
         self._journal.write("probes_found", names=found)

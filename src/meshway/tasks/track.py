@@ -75,6 +75,7 @@ class Track:
         "context_id",
         "instance",
         "is_new",
+        "lacks",
         "last",
         "pins",
         "recent",
@@ -103,6 +104,8 @@ class Track:
         self._unsettled = 0
         self._failure: MeshwayError | None = None
         self.written = self.last = 0
+        # The log has events up to this number at least that are not known here; 0: none, as far as is known.
+        self.lacks = 0
         # How often an own event was not written, and those behind it with it.
         self.refusals = 0
         # Its id was made here: nobody else can have written to it.

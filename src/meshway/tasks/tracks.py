@@ -107,7 +107,7 @@ class TaskTracks:
             if len(self._elsewhere) > _ELSEWHERE_MAX:
                 self._elsewhere.popitem(last=False)
             return
-        if entry.sequence <= track.last:
+        if entry.sequence <= track.written:
             return
         if not track.absorb(event_of_entry(entry)):
             self._lacks_something(track, entry.sequence)
@@ -119,6 +119,7 @@ class TaskTracks:
         if not self._hears:
             # Nobody else writes, and whoever asks for it next reads it.
             return
+        track.lacks = max(until, track.lacks)
         if track.is_idle:
             track.outdate()
         else:
@@ -233,6 +234,7 @@ class TaskTracks:
         `until`: an event that is known to be there, though a replica that lags may not have it yet.
         """
         await track.quiet()
+        until = max(until, track.lacks)
         known = track.written
         last = await self._log.read(track.subject, FromLast(1), limit=1)
         # With the last event that is known: what was numbered behind it was not written.
@@ -245,6 +247,8 @@ class TaskTracks:
         async for entries in pages:
             for entry in entries:
                 track.absorb(event_of_entry(entry))
+        if track.written >= track.lacks:
+            track.lacks = 0
 
     async def _pages(self, subject: str, first: int, until: int) -> AsyncGenerator[Sequence[LogEntry], None]:
         """The entries of these numbers, of which the last is known to be there. Raises: EngineUnavailable.

@@ -11,9 +11,9 @@ import pytest
 from meshway.engine.ports import FromLast, Log, LogAppend, LogEntry, LogOutcome, LogStart
 from meshway.gateway.lease_tasks import HandedTask
 from meshway.gateway.report_tasks import TaskReport
-from meshway.kernel.errors import EngineUnavailable
+from meshway.kernel.errors import EngineUnavailable, MeshwayError
 from meshway.kernel.ids import AgentId, TaskId
-from meshway.tasks.event_writer import EventWriter, PendingEvent
+from meshway.tasks.event_writer import EventWriter, Overtaken, PendingEvent
 from meshway.tasks.track import Draft, Track, TrackHooks
 from meshway.tasks.tracks import TaskTracks
 from meshway.tasks.values import TaskEvent, TaskState
@@ -231,6 +231,8 @@ class BlindLog:
         self.entries = list(entries)
         self.seen = seen
         self.told: asyncio.Queue[LogEntry] = asyncio.Queue()
+        # How often its tail was asked: who asks has dealt with what came before.
+        self.asked = 0
 
     async def read(self, subject: str, start: LogStart, *, limit: int) -> Sequence[LogEntry]:
         known = self.entries[: self.seen]
@@ -245,6 +247,7 @@ class BlindLog:
         yield self
 
     async def take(self, limit: int) -> Sequence[LogEntry]:
+        self.asked += 1
         return [await self.told.get()]
 
 
@@ -275,4 +278,41 @@ async def test_who_follows_gets_an_event_that_was_heard_of_before_the_replica_th
             while len(numbers) < 2:
                 numbers += [event.number for event in await follower.take()]
         assert numbers == [4, 5]
+        hearing.cancel()
+
+
+class RefusingWriter(SlowWriter):
+    def is_own(self, entry_id: str) -> bool:
+        return False
+
+    def hurry(self) -> None:
+        pass
+
+    def drop(self, subject: str, error: MeshwayError) -> None:
+        pass
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+async def test_an_event_that_was_heard_of_while_its_number_was_written_here_is_not_forgotten(is_watched: bool):
+    """It is the last one: nothing that comes later shows that it is lacking."""
+    log, writer = BlindLog([entry_of(1), entry_of(2)], seen=1), RefusingWriter()
+    tracks = TaskTracks(log, writer)  # type: ignore[arg-type]  # what tracks need of a log and a writer
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        hearing = group.create_task(tracks.run())
+        await until(lambda: log.asked == 1)
+        track = await tracks.open(AgentId("a"), TaskId("t"), context_id="c")
+        assert track.written == 1
+        log.seen = 1
+        written = track.append([Draft(body=b"{}", state=TaskState.WORKING)], at_ms=1)
+        log.told.put_nowait(entry_of(2))
+        await until(lambda: log.asked == 2)
+        if is_watched:
+            track.pins += 1
+        (pending,) = writer.pending
+        pending.settled(pending, Overtaken("Another hub was faster."))
+        with pytest.raises(Overtaken):
+            await written
+        if not is_watched:
+            track = await tracks.open(AgentId("a"), TaskId("t"), context_id="c")
+        await until(lambda: not track.is_broken and track.written == 2)
         hearing.cancel()
