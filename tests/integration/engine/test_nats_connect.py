@@ -160,23 +160,18 @@ async def test_a_user_that_may_not_use_jetstream_is_told_what_to_allow(tmp_path:
         assert "allow it to publish to $JS.API.>" in text
 
 
-async def test_the_permissions_that_are_asked_for_are_enough(tmp_path: Path) -> None:
-    allowed = 'publish: ["$JS.API.>", "$JS.ACK.>", "mw.>"], subscribe: ["mw.>", "_INBOX.>", "$JS.EVENT.>"]'
+@pytest.mark.parametrize("hears_events", [True, False], ids=["all that is asked for", "without elections"])
+async def test_the_permissions_that_are_asked_for_are_enough_and_those_for_events_can_be_done_without(
+    tmp_path: Path, *, hears_events: bool
+) -> None:
+    heard = '"mw.>", "_INBOX.>"' + (', "$JS.EVENT.>"' if hears_events else "")
+    allowed = f'publish: ["$JS.API.>", "$JS.ACK.>", "mw.>"], subscribe: [{heard}]'
     user = f"{{ user: hub, password: x, permissions: {{ {allowed} }} }}"
     with running_nats(tmp_path, options=f"authorization {{ users: [ {user} ] }}") as server:
         async with nats_engine(NatsSettings(servers=(server.url,), user="hub", password="x")) as engine:
             await _use(engine)
             assert (await engine.health()).writable
-
-
-async def test_a_user_that_may_not_hear_of_elections_asks_instead(tmp_path: Path) -> None:
-    allowed = 'publish: ["$JS.API.>", "$JS.ACK.>", "mw.>"], subscribe: ["mw.>", "_INBOX.>"]'
-    user = f"{{ user: hub, password: x, permissions: {{ {allowed} }} }}"
-    with running_nats(tmp_path, options=f"authorization {{ users: [ {user} ] }}") as server:
-        async with nats_engine(NatsSettings(servers=(server.url,), user="hub", password="x")) as engine:
-            await _use(engine)
-            assert (await engine.health()).writable
-            assert not engine._link.hears_events
+            assert engine._link.hears_events is hears_events
 
 
 @pytest.mark.parametrize(

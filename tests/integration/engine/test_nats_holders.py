@@ -174,11 +174,10 @@ async def test_a_silent_holder_that_comes_back_keeps_its_attempts(
         async with _two_hubs(server) as (one, two):
             (first,) = await _lease(one)
             assert await _lease(two, wait_ms=100) == []
-            answers = one.queue.holders._link
-            monkeypatch.setattr(one.queue.holders, "_link", _CutOff())
-            await _forget_consumer(server, two)
-            assert await _lease(two, wait_ms=900) == []
-            monkeypatch.setattr(one.queue.holders, "_link", answers)
+            with monkeypatch.context() as silenced:
+                silenced.setattr(one.queue.holders, "_link", _CutOff())
+                await _forget_consumer(server, two)
+                assert await _lease(two, wait_ms=900) == []
             again = ToRetry(delivery_id=first.delivery_id, visible_at_ms=0)
             assert list(await one.queue.settle([again])) == [SettleOutcome.DONE]
             (second,) = await _lease(two)
@@ -232,11 +231,10 @@ async def test_what_a_hub_may_hold_that_does_not_answer_is_waited_for(
             (first,) = await _lease(one)
             assert await _lease(two, wait_ms=100) == []
 
-            answers = one.queue.holders._link
-            monkeypatch.setattr(one.queue.holders, "_link", _CutOff())
-            await _forget_consumer(server, two)
-            assert await _lease(two, wait_ms=1_000) == []
-            monkeypatch.setattr(one.queue.holders, "_link", answers)
+            with monkeypatch.context() as silenced:
+                silenced.setattr(one.queue.holders, "_link", _CutOff())
+                await _forget_consumer(server, two)
+                assert await _lease(two, wait_ms=1_000) == []
             assert await _lease(two, wait_ms=400) == []
             assert list(await one.queue.settle([Ack(delivery_id=first.delivery_id)])) == [SettleOutcome.DONE]
 

@@ -159,7 +159,7 @@ class NatsClient(Client):
             # The future is for the library only: with one it makes no task.
             return await self.subscribe(subject, queue=group, future=asyncio.get_running_loop().create_future())
         except BaseException:
-            del self._parser.direct[number]
+            self._parser.direct.pop(number, None)
             raise
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:

@@ -10,6 +10,7 @@ from meshway.engine.nats.api_answers import ApiAnswer, RawMessage, decode_answer
 from meshway.engine.nats.failures import NO_MESSAGE_CODES, ApiError, Unanswered
 from meshway.engine.nats.link import Answer, Ask, Link
 from meshway.engine.nats.settings import NatsSettings
+from meshway.engine.nats.wire import headers_of
 
 __all__ = ["Ack", "JetStream", "Page", "Stored"]
 
@@ -169,7 +170,7 @@ class JetStream:
 
         def take(answer: Answer) -> bool:
             nonlocal more, up_to, refused
-            headers = answer.headers or {}
+            headers = answer.headers
             status = headers.get("Status")
             if status is None:
                 messages.append(_direct(answer))
@@ -196,12 +197,12 @@ def _api_answer(answer: Answer) -> ApiAnswer:
 
 
 def _stored(said: RawMessage) -> Stored:
-    return Stored(said.subject, said.seq, _time_ms(said.time), _headers_of(said.hdrs), said.data)
+    return Stored(said.subject, said.seq, _time_ms(said.time), headers_of(said.hdrs), said.data)
 
 
 def _direct_or_status(answer: Answer) -> Stored | ApiError | None:
     """None: no such message."""
-    headers = answer.headers or {}
+    headers = answer.headers
     status = headers.get("Status")
     if status is None:
         return _direct(answer)
@@ -209,7 +210,7 @@ def _direct_or_status(answer: Answer) -> Stored | ApiError | None:
 
 
 def _direct(answer: Answer) -> Stored:
-    headers = dict(answer.headers or {})
+    headers = dict(answer.headers)
     subject, seq = headers.pop("Nats-Subject"), int(headers.pop("Nats-Sequence"))
     time_ms = _time_ms(headers.pop("Nats-Time-Stamp"))
     for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence", "Nats-UpTo-Sequence"):
@@ -221,10 +222,3 @@ def _time_ms(text: str) -> int:
     """RFC 3339 with nanoseconds, in epoch ms, rounded down."""
     head, _, rest = text.rstrip("Z").partition(".")
     return int(datetime.fromisoformat(f"{head}+00:00").timestamp()) * 1000 + int((rest[:3] or "0").ljust(3, "0"))
-
-
-def _headers_of(block: bytes) -> dict[str, str]:
-    """Of a `NATS/1.0` header block."""
-    lines = block.decode().split("\r\n")[1:]
-    pairs = (line.partition(":") for line in lines if line)
-    return {name.strip(): value.strip() for name, _, value in pairs}

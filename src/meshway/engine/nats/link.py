@@ -406,11 +406,12 @@ class Link:
     async def _on_error(self, error: Exception) -> None:
         self._measures.errors.labels(type(error).__name__).inc()
         text = _text(error)
-        if LACKS_PERMISSION in text.lower() and _EVENTS in text.lower():
-            # Nothing fails for it: what they would tell is asked for.
-            self.hears_events = False
-        elif LACKS_PERMISSION in text.lower():
-            self.denied = text
+        if LACKS_PERMISSION in text.lower():
+            if _EVENTS in text.lower():
+                # Nothing fails for it: what they would tell is asked for.
+                self.hears_events = False
+            else:
+                self.denied = text
         if text != self._last_error:
             _log.warning("nats_error", extra={"reason": text})
         self._last_error = text
